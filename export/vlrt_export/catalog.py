@@ -1,0 +1,82 @@
+"""The published checkpoints that vlrt knows by a short name: the rows of `vlrt models`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from vlrt_runtime.errors import CheckpointNotFoundError
+
+__all__ = ["CATALOG", "ModelCard", "find", "lookup", "suggestion"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A published checkpoint.
+
+    Attributes:
+        name: the short name, in lower case.
+        repo: its repository on the hub, `owner/name`.
+        family: the `model_type` of its config.json.
+        parameters: numbers in its weights.
+        download_bytes: size of its weights as published; the other files add some 10 MB.
+        licence: SPDX identifier, or the name that the publisher gives it.
+        gated: the hub asks to accept the licence before the first download.
+    """
+
+    name: str
+    repo: str
+    family: str
+    parameters: int
+    download_bytes: int
+    licence: str
+    gated: bool = False
+
+
+CATALOG: tuple[ModelCard, ...] = (
+    ModelCard(
+        name="qwen2-vl-2b",
+        repo="Qwen/Qwen2-VL-2B-Instruct",
+        family="qwen2_vl",
+        parameters=2_208_985_600,
+        download_bytes=4_417_971_200,
+        licence="Apache-2.0",
+    ),
+    ModelCard(
+        name="qwen2-vl-7b",
+        repo="Qwen/Qwen2-VL-7B-Instruct",
+        family="qwen2_vl",
+        parameters=8_291_375_616,
+        download_bytes=16_582_751_232,
+        licence="Apache-2.0",
+    ),
+)
+
+
+def lookup(name: str) -> ModelCard | None:
+    """The card with this short name or repository, in any case of letters, or None."""
+    wanted = name.lower()
+    return next((card for card in CATALOG if wanted in (card.name, card.repo.lower())), None)
+
+
+def find(name: str) -> ModelCard:
+    """The card with this short name or repository.
+
+    Raises:
+        CheckpointNotFoundError: there is none; the message suggests the nearest.
+    """
+    card = lookup(name)
+    if card is None:
+        raise CheckpointNotFoundError(
+            f"no model is called {name!r}{suggestion(name)}; expected one of "
+            f"{', '.join(card.name for card in CATALOG)}"
+        )
+    return card
+
+
+def suggestion(name: str) -> str:
+    """For messages: ` (did you mean 'qwen2-vl-2b'?)`, or nothing where no known name is near."""
+    known = {card.name: card.name for card in CATALOG}
+    known |= {card.repo.lower(): card.repo for card in CATALOG}
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""

@@ -1,0 +1,87 @@
+"""Reads config.json and preprocessor_config.json in their published and their newer forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlrt_export.checkpoint import Checkpoint
+from vlrt_export.layers.basic import ACTIVATIONS
+from vlrt_export.layers.llama import DecoderConfig
+from vlrt_runtime.errors import CheckpointError
+
+__all__ = ["decoder_config", "image_parameters", "require", "text_config"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+BICUBIC = 3  # of PIL
+
+
+def require(config: Mapping[str, Any], key: str) -> Any:
+    """A value that has no default.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    if config.get(key) is None:
+        raise CheckpointError(f"config.json: it has no {key!r}; is this checkpoint complete?")
+    return config[key]
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of config.json, flat or nested.
+
+    What older files call rope_theta and rope_scaling and newer ones rope_parameters is one `rope`.
+    """
+    nested = config.get("text_config") or {}
+    text = {key: value for key, value in config.items() if not key.endswith("_config")} | nested
+    rope = {
+        "rope_theta": text.get("rope_theta", 10000.0),
+        **(text.get("rope_scaling") or {}),
+        **(text.get("rope_parameters") or {}),
+    }
+    return text | {"rope": rope}
+
+
+def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
+    """Sizes of a Llama-like decoder.
+
+    Raises:
+        CheckpointError: a size is missing, or the activation is unknown.
+    """
+    heads, hidden = require(text, "num_attention_heads"), require(text, "hidden_size")
+    act = text.get("hidden_act", "silu")
+    if act not in ACTIVATIONS:
+        raise CheckpointError(
+            f"config.json: hidden_act {act!r}, expected one of {', '.join(ACTIVATIONS)}"
+        )
+    sizes = {
+        "hidden_size": hidden,
+        "intermediate_size": require(text, "intermediate_size"),
+        "num_hidden_layers": require(text, "num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": text.get("num_key_value_heads") or heads,
+        "head_dim": text.get("head_dim") or hidden // heads,
+        "vocab_size": require(text, "vocab_size"),
+        "rms_norm_eps": text.get("rms_norm_eps", 1e-6),
+        "hidden_act": act,
+        "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
+    }
+    return DecoderConfig(**(sizes | overrides))
+
+
+def image_parameters(checkpoint: Checkpoint, **defaults: Any) -> dict[str, Any]:
+    """Parameters of the picture processor: `defaults`, where preprocessor_config.json is silent."""
+    given = checkpoint.optional_json("preprocessor_config.json")
+    size = given.get("size") or {}
+    given = {
+        "min_pixels": size.get("shortest_edge"),
+        "max_pixels": size.get("longest_edge"),
+    } | given
+    merged = {key: given.get(key) or default for key, default in defaults.items()}
+    return merged | {
+        "mean": given.get("image_mean") or CLIP_MEAN,
+        "std": given.get("image_std") or CLIP_STD,
+        "rescale_factor": given.get("rescale_factor") or 1 / 255,
+        "resample": given.get("resample", BICUBIC),
+    }

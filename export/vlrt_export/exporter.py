@@ -1,0 +1,244 @@
+"""`export`: a checkpoint in, a package out, in bounded memory and without torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from vlrt_export import assets, graph
+from vlrt_export.atomic import atomic_folder, check_target, sync
+from vlrt_export.checkpoint import Checkpoint, Tensor
+from vlrt_export.embedding import EmbeddingFile
+from vlrt_export.families import Family, family_of
+from vlrt_export.plan import EMBEDDINGS, precision_plan
+from vlrt_export.sources import Source, resolve
+from vlrt_export.weights import Precision, Weights
+from vlrt_export.writer import DataFile, Unit, run_units
+from vlrt_runtime.digest import sha256_files
+from vlrt_runtime.errors import CheckpointError, InputError, StorageError, shortlist
+from vlrt_runtime.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    EmbeddingSpec,
+    FileEntry,
+    GraphSpec,
+    Manifest,
+    PrecisionSpec,
+    SourceSpec,
+)
+from vlrt_runtime.version import __version__
+
+__all__ = ["export"]
+
+EMBEDDING = "embed_tokens.safetensors"
+Progress = Callable[[str, int, int], None]
+
+
+def export(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "int4",
+    vision: str | None = None,
+    projector: str | None = None,
+    decoder: str | None = None,
+    embedding: str = "source",
+    block_size: int = 128,
+    accuracy_level: int = 4,
+    revision: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Turns a checkpoint into a package.
+
+    Args:
+        source: a folder, a hub id (`owner/name`) or a short name; see `vlrt models`.
+        output: the package's folder; it appears only when the package is whole.
+        precision: fp32, fp16, int8, or int4 (int4 decoder, int8 for the rest).
+        vision: precision of the vision encoder, where it is to differ.
+        projector: precision of the projector, where it is to differ.
+        decoder: precision of the decoder, where it is to differ.
+        embedding: of the embedding table: fp32, fp16, int8, or source (as the checkpoint has it).
+        block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
+        accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
+        revision: branch, tag or commit on the hub.
+        name: the model's name, for people; the folder's where not given.
+        force: replace a package that is already there.
+        progress: called with (what, bytes done, bytes in all).
+
+    Returns:
+        The package's folder.
+
+    Raises:
+        VlrtError: see `vlrt_runtime.errors`; nothing is left at `output` then.
+    """
+    target = Path(output).expanduser()
+    report = progress or (lambda what, done, total: None)
+    if embedding not in EMBEDDINGS:
+        raise InputError(f"embedding {embedding!r}: expected one of {', '.join(EMBEDDINGS)}")
+    overrides = {"vision_encoder": vision, "projector": projector, "decoder": decoder}
+    kinds = {"block_size": block_size, "accuracy_level": accuracy_level}
+    precision_plan(overrides, precision=precision, overrides=overrides, **kinds)  # bad words first
+    check_target(target, force=force)
+    found = resolve(source, revision=revision, progress=report)
+    checkpoint = Checkpoint(found.folder)
+    family = family_of(checkpoint)
+    plan = precision_plan(family.graphs, precision=precision, overrides=overrides, **kinds)
+    with atomic_folder(target, force=force) as folder:
+        job = _Job(checkpoint, family, plan, embedding, folder)
+        job.write(report)
+        assets.copy_assets(checkpoint, folder)
+        manifest = job.manifest(name or target.name, found)
+        (folder / MANIFEST).write_bytes(manifest.to_json())
+        for path in folder.iterdir():
+            sync(path)
+    return target
+
+
+class _Job:
+    """One export into a folder: plans everything first, so that most errors come at once."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        plan: Mapping[str, Precision],
+        embedding: str,
+        folder: Path,
+    ) -> None:
+        self.checkpoint, self.family, self.plan, self.folder = checkpoint, family, plan, folder
+        self.config = family.config(checkpoint.config)
+        self.runtime = family.runtime(checkpoint, self.config)
+        tensors = checkpoint.rename(family.canonical)
+        table = tensors.get(family.embedding)
+        if table is None or len(table.shape) != 2:
+            raise CheckpointError(f"{family.embedding}: the checkpoint has no such matrix")
+        checkpoint.used.add(table.name)
+        self.embedding = EmbeddingFile(table, embedding)
+        self.models: dict[str, ir.Model] = {}
+        self.files: dict[str, DataFile] = {}
+        self.parameters: dict[str, int] = {}
+        for graph_name, make in family.graphs.items():
+            weights = Weights(checkpoint, tensors, plan[graph_name])
+            self._plan_graph(graph_name, make(weights, self.config))
+        self._check_unused(tensors, table)
+
+    def _plan_graph(self, name: str, module: Any) -> None:
+        self.models[name] = graph.build(module, name)
+        self.files[name] = file = DataFile(self.folder / f"{name}.onnx.data")
+        parts = graph.fills(module)
+        for fill in parts:
+            file.plan(fill)
+        self.parameters[name] = sum(t.rows * t.row_size for fill in parts for t in fill.tensors)
+        empty = [
+            key for key, v in self.models[name].graph.initializers.items() if v.const_value is None
+        ]
+        assert not empty, f"{name}: parameters that nothing fills: {shortlist(empty)}"
+
+    def _check_unused(self, tensors: Mapping[str, Tensor], table: Tensor) -> None:
+        """Every tensor is used, dropped by name, or a second copy of the embedding table."""
+        unused = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if tensor.name not in self.checkpoint.used and not name.startswith(self.family.dropped)
+        }
+        head = unused.pop("lm_head.weight", None)
+        if head is not None and not _equal(self.checkpoint, head, table):
+            raise CheckpointError(
+                f"{head.name}: differs from {table.name}, but config.json ties them "
+                "(tie_word_embeddings); correct the one that is wrong"
+            )
+        if unused:
+            raise CheckpointError(
+                f"{len(unused)} tensors of the checkpoint belong to no part of {self.family.name}: "
+                f"{shortlist(sorted(t.name for t in unused.values()))}"
+            )
+
+    def write(self, report: Progress) -> None:
+        """Makes all weights and saves the graphs."""
+        jobs: list[tuple[str, Path, int, list[Unit]]] = [
+            (name, file.path, file.size, list(file.units())) for name, file in self.files.items()
+        ]
+        path = self.folder / EMBEDDING
+        jobs.append(("embedding", path, self.embedding.size, list(self.embedding.units())))
+        needed, free = sum(size for _, _, size, _ in jobs), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise StorageError(
+                f"{self.folder.parent}: the package needs {needed / 1e9:.1f} GB and "
+                f"{free / 1e9:.1f} GB are free; make room, or choose another disk with -o"
+            )
+        for label, path, size, units in jobs:
+            total = sum(_source_bytes(unit) for unit in units)
+            done = 0
+
+            def advance(count: int, label: str = label, total: int = total) -> None:
+                nonlocal done
+                done += count
+                report(label, done, total)
+
+            run_units(self.checkpoint, path, size, units, advance)
+        with (self.folder / EMBEDDING).open("r+b") as file:
+            file.write(self.embedding.head)
+        for name, model in self.models.items():
+            ir.save(model, self.folder / f"{name}.onnx")
+            onnx.checker.check_model(self.folder / f"{name}.onnx")
+
+    def manifest(self, name: str, source: Source) -> Manifest:
+        """What the package says of itself."""
+        rows, width = self.embedding.tensor.shape
+        used = [*self.checkpoint.shards, self.checkpoint.folder / "config.json"]
+        unknown = [path for path in used if path.name not in source.digests]
+        digests = dict(source.digests) | sha256_files(unknown)
+        entries = {path.name: path for path in self.folder.iterdir() if path.name[0] != "."}
+        hashes = sha256_files(entries.values())
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            vlrt_version=__version__,
+            family=self.family.name,
+            name=name,
+            device="cpu",
+            source=SourceSpec(source.repo, source.revision, digests),
+            graphs={key: self._graph_spec(key, model) for key, model in self.models.items()},
+            embedding=EmbeddingSpec(EMBEDDING, rows, width, self.embedding.precision),
+            tokens=dict(self.runtime.tokens),
+            special_tokens=assets.special_tokens(self.checkpoint),
+            image=dict(self.runtime.image),
+            rope=dict(self.runtime.rope),
+            generation=assets.generation(self.checkpoint, self.runtime.max_context),
+            files={
+                key: FileEntry(path.stat().st_size, hashes[key])
+                for key, path in sorted(entries.items())
+            },
+        )
+
+    def _graph_spec(self, name: str, model: ir.Model) -> GraphSpec:
+        precision = self.plan[name]
+        return GraphSpec(
+            file=f"{name}.onnx",
+            inputs=graph.specs(model.graph.inputs),
+            outputs=graph.specs(model.graph.outputs),
+            precision=PrecisionSpec(precision.kind, precision.block_size, precision.accuracy_level),
+            parameters=self.parameters[name],
+        )
+
+
+def _source_bytes(unit: Unit) -> int:
+    return (unit.stop - unit.start) * unit.tensor.row_size * unit.tensor.dtype.itemsize
+
+
+def _equal(checkpoint: Checkpoint, one: Tensor, other: Tensor, rows: int = 256) -> bool:
+    if one.shape != other.shape:
+        return False
+    starts = range(0, one.rows, rows)
+    blocks = ((start, min(one.rows, start + rows)) for start in starts)
+    return all(
+        (checkpoint.read_float(one, a, b) == checkpoint.read_float(other, a, b)).all()
+        for a, b in blocks
+    )

@@ -1,0 +1,73 @@
+"""The families that can be exported, by the `model_type` of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from vlrt_export.checkpoint import Checkpoint
+from vlrt_export.graph import GraphModule
+from vlrt_export.weights import Weights
+from vlrt_runtime.errors import CheckpointError
+
+__all__ = ["Family", "Runtime", "family_of"]
+
+# model_type -> module with a FAMILY; modules are imported when asked for.
+FAMILIES = {"qwen2_vl": "vlrt_export.families.qwen2_vl"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What the runtime must know of a checkpoint, as it will stand in the manifest.
+
+    Attributes:
+        tokens: ids of the special tokens that the family looks for.
+        image: parameters of the picture processor.
+        rope: parameters of positions.
+        max_context: positions the model was made for.
+    """
+
+    tokens: Mapping[str, int]
+    image: Mapping[str, Any]
+    rope: Mapping[str, Any]
+    max_context: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """An architecture: what differs from one family to the next, and nothing else.
+
+    Attributes:
+        name: the runtime finds its own half by it.
+        canonical: stored tensor name -> the name that graphs use; None for what is no parameter.
+        config: config.json -> the family's own frozen config.
+        graphs: graph name -> what makes its module of weights and config.
+        embedding: canonical name of the embedding table.
+        runtime: (checkpoint, config) -> what the manifest must say.
+        dropped: canonical prefixes of tensors that are left out on purpose.
+    """
+
+    name: str
+    canonical: Callable[[str], str | None]
+    config: Callable[[Mapping[str, Any]], Any]
+    graphs: Mapping[str, Callable[[Weights, Any], GraphModule]]
+    embedding: str
+    runtime: Callable[[Checkpoint, Any], Runtime]
+    dropped: tuple[str, ...] = ()
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        CheckpointError: its model_type is not supported.
+    """
+    model_type = checkpoint.config.get("model_type")
+    module = FAMILIES.get(str(model_type))
+    if module is None:
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r}, expected one of {', '.join(FAMILIES)}"
+        )
+    return import_module(module).FAMILY

@@ -1,0 +1,185 @@
+"""Qwen2-VL: https://arxiv.org/abs/2409.12191, https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct.
+
+vision_encoder: patches of one picture, with rotary tables of rows and columns, -> features.
+projector: 2 x 2 neighbours merged -> rows of the decoder's width.  decoder: Llama with biases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from vlrt_export.checkpoint import Checkpoint
+from vlrt_export.config import decoder_config, image_parameters, require, text_config
+from vlrt_export.families import Family, Runtime
+from vlrt_export.layers.attention import Attention
+from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.basic import MLP, LayerNorm
+from vlrt_export.layers.linear import Linear
+from vlrt_export.layers.llama import DecoderConfig, LlamaDecoder
+from vlrt_export.weights import Weights
+
+EPS = 1e-6  # of the encoder's norms: fixed in the model's code, no key of config.json
+# The published limit is 16,384 tokens of 28 x 28 pixels: minutes of encoding on a laptop.
+DEVICE_MAX_PIXELS = 1280 * 28 * 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """config.json, by its own names."""
+
+    decoder: DecoderConfig
+    depth: int
+    embed_dim: int
+    num_heads: int
+    mlp_ratio: int
+    hidden_act: str
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    in_channels: int
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Config:
+        """From config.json as published (flat) or as transformers 5 writes it (nested)."""
+        vision = require(config, "vision_config")
+        return cls(
+            decoder=decoder_config(text_config(config), attention_bias=True),
+            depth=vision.get("depth", 32),
+            embed_dim=vision.get("embed_dim", 1280),
+            num_heads=vision.get("num_heads", 16),
+            mlp_ratio=vision.get("mlp_ratio", 4),
+            hidden_act=vision.get("hidden_act", "quick_gelu"),
+            patch_size=vision.get("patch_size", 14),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+            in_channels=vision.get("in_channels", 3),
+        )
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int, int]:
+        """Of one patch: channels, frames, rows, columns."""
+        return self.in_channels, self.temporal_patch_size, self.patch_size, self.patch_size
+
+
+class VisionBlock(Layer):
+    """Attention and MLP, each behind a LayerNorm."""
+
+    def __init__(self, weights: Weights, config: Config) -> None:
+        super().__init__()
+        hidden = config.embed_dim
+        inner = hidden * config.mlp_ratio
+        self.norm1 = LayerNorm(weights, "norm1", hidden, EPS)
+        self.attention = Attention(weights.at("attn"), ("qkv", "proj"), hidden, config.num_heads)
+        self.norm2 = LayerNorm(weights, "norm2", hidden, EPS)
+        names = ("fc1", "fc2")
+        self.mlp = MLP(weights.at("mlp"), names, (hidden, inner, hidden), config.hidden_act)
+
+    def forward(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
+        """X [1, patches, embed_dim] -> the same shape."""
+        x = op.Add(x, self.attention(op, self.norm1(op, x), cos, sin))
+        return op.Add(x, self.mlp(op, self.norm2(op, x)))
+
+
+class VisionEncoder(Layer):
+    """One picture's patches, in merge-block order, to features."""
+
+    def __init__(self, weights: Weights, config: Config) -> None:
+        super().__init__()
+        self.config, weights = config, weights.at("visual")
+        shape = (config.embed_dim, *config.patch_shape)
+        k = shape[1] * shape[2] * shape[3] * shape[4]
+        # The kernel of the published Conv3d covers a patch exactly, so it is one matrix.
+        self.patch = Linear(weights.at("patch_embed"), "proj", k, config.embed_dim, shape=shape)
+        self.blocks = nn.ModuleList(
+            [VisionBlock(weights.at(f"blocks.{i}"), config) for i in range(config.depth)]
+        )
+
+    def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
+        """Declares the graph's inputs and yields its output."""
+        op, config = builder.op, self.config
+        x = builder.input("pixel_values", FLOAT, [1, "patches", self.patch.k])
+        table = [1, "patches", config.embed_dim // config.num_heads // 2]
+        cos, sin = builder.input("cos", FLOAT, table), builder.input("sin", FLOAT, table)
+        x = self.patch(op, x)
+        for block in self.blocks:
+            x = block(op, x, cos, sin)
+        yield "image_features", x
+
+
+class Projector(Layer):
+    """Features of 2 x 2 neighbouring patches, end to end, to one row of the decoder's width."""
+
+    def __init__(self, weights: Weights, config: Config) -> None:
+        super().__init__()
+        self.config, weights = config, weights.at("visual.merger")
+        self.merged = config.embed_dim * config.spatial_merge_size**2
+        self.norm = LayerNorm(weights, "ln_q", config.embed_dim, EPS)
+        sizes = (self.merged, self.merged, config.decoder.hidden_size)
+        self.mlp = MLP(weights.at("mlp"), ("0", "2"), sizes, "gelu")
+
+    def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
+        """Declares the graph's input and yields its output."""
+        op = builder.op
+        x = builder.input("image_features", FLOAT, [1, "patches", self.config.embed_dim])
+        x = op.Reshape(self.norm(op, x), [1, -1, self.merged])
+        yield "image_embeds", self.mlp(op, x)
+
+
+def decoder(weights: Weights, config: Config) -> LlamaDecoder:
+    """The language model."""
+    return LlamaDecoder(weights.at("language_model"), weights, config.decoder)
+
+
+def canonical(name: str) -> str | None:
+    """`visual.*`, `language_model.*` and `lm_head.*`, from every published spelling."""
+    if name.endswith("rotary_emb.inv_freq"):
+        return None
+    name = re.sub(r"^model\.(?=language_model\.|visual\.)", "", name)
+    return re.sub(r"^model\.", "language_model.", name)
+
+
+def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
+    """Token ids, the picture processor's parameters and M-RoPE's, for the manifest."""
+    text = text_config(checkpoint.config)
+    top = checkpoint.config
+    rope = require(text, "rope")
+    image = image_parameters(
+        checkpoint,
+        patch_size=config.patch_size,
+        temporal_patch_size=config.temporal_patch_size,
+        merge_size=config.spatial_merge_size,
+        min_pixels=56 * 56,
+        max_pixels=DEVICE_MAX_PIXELS,
+    )
+    return Runtime(
+        tokens={
+            "image": top.get("image_token_id", 151655),
+            "video": top.get("video_token_id", 151656),
+            "vision_start": top.get("vision_start_token_id", 151652),
+            "vision_end": top.get("vision_end_token_id", 151653),
+        },
+        image={**image, "max_pixels": min(image["max_pixels"], DEVICE_MAX_PIXELS)},
+        rope={
+            "theta": rope["rope_theta"],
+            "sections": rope["mrope_section"],
+            "head_dim": config.decoder.head_dim,
+            "vision_head_dim": config.embed_dim // config.num_heads,
+        },
+        max_context=text.get("max_position_embeddings", 32768),
+    )
+
+
+FAMILY = Family(
+    name="qwen2_vl",
+    canonical=canonical,
+    config=Config.read,
+    graphs={"vision_encoder": VisionEncoder, "projector": Projector, "decoder": decoder},
+    embedding="language_model.embed_tokens.weight",
+    runtime=runtime,
+)

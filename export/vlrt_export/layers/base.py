@@ -1,0 +1,80 @@
+"""The base of all layers, and the one helper that emits onnxruntime's own operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from vlrt_export.weights import Fill, Make, Weights
+
+__all__ = ["FLOAT", "Layer", "contrib", "parameter_shape"]
+
+FLOAT = ir.DataType.FLOAT
+VECTOR_ROWS = 1 << 17  # elements of a vector that are made at a time
+
+Like = ir.Value | tuple[ir.DataType, Sequence[Any]] | None
+
+
+class Layer(nn.Module):
+    """A module that remembers how its parameters are made (`fills`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fills: list[Fill] = []
+
+    def vector(self, weights: Weights, names: str | Sequence[str], sizes: Sequence[int]) -> Any:
+        """A float32 parameter: vectors of these names and sizes, end to end."""
+        names = [names] if isinstance(names, str) else names
+        tensors = tuple(weights.take(name, (n,)) for name, n in zip(names, sizes, strict=True))
+        parameter = nn.Parameter([sum(sizes)], FLOAT)
+        self.fill(tensors, (parameter,), lambda rows: (rows,), VECTOR_ROWS)
+        return parameter
+
+    def fill(self, tensors: Any, parameters: Any, make: Make, block_rows: int) -> None:
+        """Notes how `parameters` are made of `tensors`; see `Fill`."""
+        self.fills.append(Fill(tuple(tensors), tuple(parameters), make, block_rows))
+
+
+def parameter_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of a parameter as plain integers."""
+    assert parameter.shape is not None, "layers give every parameter a shape"
+    return tuple(parameter.shape.numpy())
+
+
+def contrib(op: Any, op_type: str, *inputs: Any, outputs: Sequence[Like], **attributes: Any) -> Any:
+    """Emits a node of onnxruntime's domain `com.microsoft`.
+
+    onnx has no schema for these, so nothing infers types behind them: they are written here.
+
+    Args:
+        op: the builder's operator namespace.
+        op_type: the operator's name.
+        inputs: values; trailing None are left out.
+        outputs: one entry per output: a value to take dtype and shape from, (dtype, shape), or
+            None for an output that is not wanted.
+        attributes: the node's attributes.
+
+    Returns:
+        The wanted outputs; a single one as it is.
+    """
+    given = list(inputs)
+    while given and given[-1] is None:
+        given.pop()
+    serial = op.builder.graph.num_nodes()
+    values: list[ir.Value] = []
+    for i, like in enumerate(outputs):
+        if like is None:
+            values.append(ir.Value(name=""))
+            continue
+        dtype, shape = (like.dtype, like.shape) if isinstance(like, ir.Value) else like
+        assert dtype is not None, f"{op_type}: output {i} has no dtype"
+        assert shape is not None, f"{op_type}: output {i} has no shape"
+        kind = ir.TensorType(dtype)
+        name = f"{op_type}_{serial}_{i}"
+        values.append(ir.Value(name=name, type=kind, shape=ir.Shape(shape)))
+    getattr(op.builder.opset("com.microsoft", 1), op_type)(*given, _outputs=values, **attributes)
+    wanted = [value for value, like in zip(values, outputs, strict=True) if like is not None]
+    return wanted[0] if len(wanted) == 1 else tuple(wanted)

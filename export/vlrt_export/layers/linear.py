@@ -1,0 +1,153 @@
+"""`Linear`: the only layer that knows in what form a matrix is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnxscript import nn
+
+from vlrt_export.layers.base import FLOAT, Layer, contrib
+from vlrt_export.quantize import quantize
+from vlrt_export.weights import Precision, Weights
+
+__all__ = ["Linear"]
+
+BLOCK_ELEMENTS = 1 << 17  # weights made at a time: what they need stays in the cache of a core
+
+
+class Linear(Layer):
+    """y = x Wᵀ + b.
+
+    Args:
+        weights: where the tensors are, and the precision.
+        names: of the modules whose `weight` (and `bias`) are stacked by rows: q, k and v read
+            their input once that way.
+        k: length of the input's last axis.
+        sizes: rows of each.
+        bias: whether they have one.
+        shape: of one weight tensor where it is no matrix (a patch embedding's kernel).
+        suffix: of the weight's name.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        names: str | Sequence[str],
+        k: int,
+        sizes: int | Sequence[int],
+        *,
+        bias: bool = False,
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        names = [names] if isinstance(names, str) else list(names)
+        sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+        self.k, self.n = k, sum(sizes)
+        pairs = list(zip(names, sizes, strict=True))
+        tensors = [weights.take(f"{name}.weight", shape or (size, k)) for name, size in pairs]
+        self.storage = STORAGE[weights.precision.kind](weights.precision, self.n, k)
+        # Modules register parameters by attribute, so each gets one.
+        for name, parameter in self.storage.parameters.items():
+            setattr(self, name, parameter)
+        rows = max(1, BLOCK_ELEMENTS // k)
+        self.fill(tensors, self.storage.parameters.values(), self.storage.make, rows)
+        self.bias = (
+            self.vector(weights, [f"{name}.bias" for name in names], sizes) if bias else None
+        )
+
+    def forward(self, op: Any, x: Any) -> Any:
+        """X [..., k] -> [..., n]."""
+        return self.storage.matmul(op, x, self.bias)
+
+
+class Plain:
+    """float32, in the checkpoint's layout: FusedMatMul transposes at full speed."""
+
+    dtype = FLOAT
+    limit = float(np.finfo(np.float32).max)
+
+    def __init__(self, precision: Precision, n: int, k: int) -> None:
+        self.n = n
+        self.weight = nn.Parameter([n, k], self.dtype)
+        self.parameters = {"weight": self.weight}
+
+    def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """Rows as they are stored.
+
+        Raises:
+            ValueError: a value does not fit.
+        """
+        if not np.abs(rows).max() <= self.limit:
+            raise ValueError(f"holds values beyond {self.limit:g}, or not a number")
+        return (rows.astype(self.dtype.numpy(), copy=False),)
+
+    def matmul(self, op: Any, x: Any, bias: Any) -> Any:
+        """X Wᵀ + b."""
+        weight = self.weight if self.dtype == FLOAT else op.Cast(self.weight, to=FLOAT)
+        out = (FLOAT, [*x.shape[:-1], self.n])
+        y = contrib(op, "FusedMatMul", x, weight, outputs=[out], transB=1)
+        return y if bias is None else op.Add(y, bias)
+
+
+class Half(Plain):
+    """float16 on disk. On the CPU onnxruntime widens it once, when it loads the graph."""
+
+    dtype = ir.DataType.FLOAT16
+    limit = float(np.finfo(np.float16).max)
+
+
+class Blockwise:
+    """4 or 8 bits with a scale and a zero point per block, multiplied as they are stored."""
+
+    bits: int
+
+    def __init__(self, precision: Precision, n: int, k: int) -> None:
+        self.k, self.n, self.block = k, n, precision.block_size
+        self.level = precision.accuracy_level
+        blocks, uint8 = -(-k // self.block), ir.DataType.UINT8
+        self.weight = nn.Parameter([n, blocks, self.block * self.bits // 8], uint8)
+        self.scales = nn.Parameter([n, blocks], FLOAT)
+        self.zeros = nn.Parameter([n, -(-blocks * self.bits // 8)], uint8)
+        self.parameters = {"weight": self.weight, "scales": self.scales, "zeros": self.zeros}
+
+    def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """Quantised rows; see `quantize`."""
+        return quantize(rows, bits=self.bits, block=self.block)
+
+    def matmul(self, op: Any, x: Any, bias: Any) -> Any:
+        """X Wᵀ + b."""
+        return contrib(
+            op,
+            "MatMulNBits",
+            x,
+            self.weight,
+            self.scales,
+            self.zeros,
+            None,
+            bias,
+            outputs=[(FLOAT, [*x.shape[:-1], self.n])],
+            K=self.k,
+            N=self.n,
+            bits=self.bits,
+            block_size=self.block,
+            accuracy_level=self.level,
+        )
+
+
+class Int4(Blockwise):
+    """Two weights a byte."""
+
+    bits = 4
+
+
+class Int8(Blockwise):
+    """One weight a byte."""
+
+    bits = 8
+
+
+STORAGE = {"fp32": Plain, "fp16": Half, "int8": Int8, "int4": Int4}

@@ -1,0 +1,115 @@
+"""The decoder that most families share: Llama's blocks, with or without biases on q, k and v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from vlrt_export.layers.attention import Cache, CachedAttention
+from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.basic import GatedMLP, RMSNorm
+from vlrt_export.layers.linear import Linear
+from vlrt_export.weights import Weights
+
+__all__ = ["DecoderConfig", "LlamaDecoder", "LlamaLayer"]
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+EVERYTHING = 2**62  # an end beyond any axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of a decoder, by the names config.json uses."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    hidden_act: str
+    tie_word_embeddings: bool
+    attention_bias: bool = False
+
+
+class LlamaLayer(Layer):
+    """Attention and gated MLP, each behind an RMSNorm."""
+
+    def __init__(self, weights: Weights, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.input_norm = RMSNorm(weights, "input_layernorm", hidden, eps)
+        self.attention = CachedAttention(
+            weights.at("self_attn"),
+            ATTENTION,
+            hidden,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            bias=config.attention_bias,
+        )
+        self.post_norm = RMSNorm(weights, "post_attention_layernorm", hidden, eps)
+        self.mlp = GatedMLP(weights.at("mlp"), hidden, config.intermediate_size, config.hidden_act)
+
+    def forward(
+        self, op: Any, x: Any, residual: Any, cos: Any, sin: Any, cache: Cache, last: Any = None
+    ) -> tuple[Any, Any]:
+        """(output, residual), whose sum the next norm makes.
+
+        With `last` (int64 [1]) only so many rows go on after attention, which needs them all.
+        """
+        normed, residual = self.input_norm(op, x, residual)
+        rows = self.attention(op, normed, cos, sin, cache)
+        if last is not None:
+            rows, residual = last_rows(op, rows, last), last_rows(op, residual, last)
+        normed, residual = self.post_norm(op, self.attention.output(op, rows), residual)
+        return self.mlp(op, normed), residual
+
+
+class LlamaDecoder(Layer):
+    """inputs_embeds and rotary tables to the logits of the last `num_logits` positions.
+
+    `weights` is seen from where `embed_tokens`, `layers` and `norm` are; `head` from where
+    `lm_head` is.
+    """
+
+    def __init__(self, weights: Weights, head: Weights, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(
+            [LlamaLayer(weights.at(f"layers.{i}"), config) for i in range(config.num_hidden_layers)]
+        )
+        self.norm = RMSNorm(weights, "norm", config.hidden_size, config.rms_norm_eps)
+        tied = config.tie_word_embeddings
+        name, where = ("embed_tokens", weights) if tied else ("lm_head", head)
+        self.head = Linear(where, name, config.hidden_size, config.vocab_size)
+
+    def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
+        """Declares the decoder's inputs and yields its outputs."""
+        op, config = builder.op, self.config
+        x = builder.input("inputs_embeds", FLOAT, [1, "sequence", config.hidden_size])
+        table = [1, "sequence", config.head_dim // 2]
+        cos, sin = builder.input("cos", FLOAT, table), builder.input("sin", FLOAT, table)
+        num_logits = builder.input("num_logits", ir.DataType.INT64, [1])
+        cache = Cache.inputs(
+            builder, config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+        )
+        residual = None
+        final = config.num_hidden_layers - 1
+        for i, layer in enumerate(self.layers):
+            last = num_logits if i == final else None
+            x, residual = layer(op, x, residual, cos, sin, cache, last)
+        normed, _ = self.norm(op, x, residual)
+        yield "logits", self.head(op, normed)
+        yield from cache.outputs()
+
+
+def last_rows(op: Any, x: Any, count: Any) -> Any:
+    """The last `count` (int64 [1], at least 1) positions of x [1, s, n]."""
+    return op.Slice(x, op.Neg(count), [EVERYTHING], [1])

@@ -1,0 +1,47 @@
+"""The precision plan: which component is stored how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vlrt_export.weights import PRECISIONS, Precision
+from vlrt_runtime.errors import InputError
+
+__all__ = ["EMBEDDINGS", "precision_plan"]
+
+# What `--precision` means for the components that are not named. A picture encoder loses much more
+# than a decoder at 4 bits and is read once per picture, not once per token: int4 leaves it at 8.
+REST = {"int4": "int8"}
+EMBEDDINGS = ("source", "fp32", "fp16", "int8")
+
+
+def precision_plan(
+    graphs: Iterable[str],
+    *,
+    precision: str = "int4",
+    overrides: dict[str, str | None] | None = None,
+    block_size: int = 128,
+    accuracy_level: int = 4,
+) -> dict[str, Precision]:
+    """A precision for each graph.
+
+    Args:
+        graphs: names of the family's graphs.
+        precision: for the whole; int4 means an int4 decoder and int8 for the rest.
+        overrides: graph name -> precision, where given.
+        block_size: weights that share a scale.
+        accuracy_level: of MatMulNBits.
+
+    Raises:
+        InputError: a precision is unknown, or a graph does not exist.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    names = list(graphs)
+    given = {name: kind for name, kind in (overrides or {}).items() if kind is not None}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError(f"{', '.join(unknown)}: this family has only {', '.join(names)}")
+    rest = REST.get(precision, precision)
+    kinds = {name: precision if name == "decoder" else rest for name in names} | given
+    return {name: Precision(kind, block_size, accuracy_level) for name, kind in kinds.items()}

@@ -1,0 +1,114 @@
+"""The decoder at work on one sequence: a KV cache updated in place, and one step at a time.
+
+All names, dtypes and shapes come from the graph. Past and present are one buffer through I/O
+binding, and logits are written into an array of ours: nothing is ever fetched, since copying the
+cache back would cost as much as the step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrt_runtime.session import Session, ort
+
+__all__ = ["Decoder"]
+
+Array = NDArray[Any]
+
+PAST, PRESENT = "past_key_values.", "present."
+LENGTH_AXIS = 2  # of [1, kv_heads, max_length, head_dim]
+SMALLEST = 256  # positions in a new cache
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class Decoder:
+    """One sequence. Make one per answer: the session is shared, the cache is not.
+
+    Args:
+        session: of decoder.onnx.
+        static: inputs that stay the same over the whole sequence.
+
+    Attributes:
+        length: positions in the cache.
+    """
+
+    def __init__(self, session: Session, static: Mapping[str, Array] | None = None) -> None:
+        self.length = 0
+        self._session = session
+        self._binding: Any = session.io_binding()
+        self._inputs: dict[str, tuple[Array, Any]] = {}
+        specs: dict[str, Any] = {value.name: value for value in session.get_inputs()}
+        self._cache: dict[str, Array] = {}
+        self._cache_specs = {
+            name: (DTYPES[spec.type], spec.shape)
+            for name, spec in specs.items()
+            if name.startswith(PAST)
+        }
+        self._capacity = 0
+        logits: Any = next(v for v in session.get_outputs() if v.name == "logits")
+        self._vocab_size = int(logits.shape[-1])
+        self._logits: Array | None = None
+        for name, array in (static or {}).items():
+            self._bind_input(name, array)
+
+    def run(self, inputs: Mapping[str, Array], *, num_logits: int = 1) -> NDArray[np.float32]:
+        """Adds positions to the sequence.
+
+        Args:
+            inputs: inputs_embeds [1, s, hidden] and whatever else the graph takes per position.
+            num_logits: how many of the last positions to score, 1 to s.
+
+        Returns:
+            Logits float32 [num_logits, vocab]. The array is used again by the next call.
+        """
+        count = inputs["inputs_embeds"].shape[1]
+        if not 1 <= num_logits <= count:
+            raise ValueError(f"num_logits {num_logits}: expected 1 to {count}")
+        total = self.length + count
+        self.reserve(total)
+        for name, array in inputs.items():
+            self._bind_input(name, array)
+        self._bind_input("num_logits", np.array([num_logits], np.int64))
+        self._bind_input("total_sequence_length", np.array([total], np.int32))
+        logits = self._bind_logits(num_logits)
+        self._session.run_with_iobinding(self._binding)
+        self.length = total
+        return logits
+
+    def reserve(self, positions: int) -> None:
+        """Makes room for so many positions; grows by doubling, so that copies stay rare."""
+        if positions <= self._capacity:
+            return
+        self._capacity = max(positions, 2 * self._capacity, SMALLEST)
+        for name, (dtype, shape) in self._cache_specs.items():
+            # The tail may hold anything: it is never read.
+            grown = np.empty((*shape[:LENGTH_AXIS], self._capacity, shape[-1]), dtype)
+            if self.length:
+                grown[:, :, : self.length] = self._cache[name][:, :, : self.length]
+            self._cache[name] = grown
+            value = ort.OrtValue.ortvalue_from_numpy(grown)
+            self._binding.bind_ortvalue_input(name, value)
+            self._binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), value)
+
+    def _bind_input(self, name: str, array: Array) -> None:
+        """Hands an input over: into the buffer of the last call where it fits, else a new one."""
+        bound = self._inputs.get(name)
+        if bound is not None and bound[0].shape == array.shape:
+            np.copyto(bound[0], array)
+            return
+        buffer = np.array(array, order="C")  # ours: a bound value does not keep its memory alive
+        value = ort.OrtValue.ortvalue_from_numpy(buffer)
+        self._inputs[name] = (buffer, value)
+        self._binding.bind_ortvalue_input(name, value)
+
+    def _bind_logits(self, count: int) -> NDArray[np.float32]:
+        if self._logits is None or len(self._logits) != count:
+            self._logits = np.empty((count, self._vocab_size), np.float32)
+            self._binding.bind_output(
+                "logits", "cpu", 0, np.float32, (1, *self._logits.shape), self._logits.ctypes.data
+            )
+        return self._logits

@@ -1,0 +1,103 @@
+"""onnxruntime sessions: devices, threads, and outputs by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+from numpy.typing import NDArray
+
+from vlrt_runtime.errors import DeviceError, InputError, PackageError
+
+__all__ = ["DEVICES", "Graph", "Session", "default_threads", "open_session", "ort", "pick_device"]
+
+ort: Any = onnxruntime  # it has no types; all of vlrt takes it from here
+Session = Any  # onnxruntime.InferenceSession
+
+Array = NDArray[Any]
+
+# device -> (execution provider, what to install where it is missing)
+DEVICES = {
+    "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
+    "cuda": (
+        "CUDAExecutionProvider",
+        "pip uninstall onnxruntime, then pip install onnxruntime-gpu (NVIDIA driver, CUDA, cuDNN)",
+    ),
+}
+
+
+def pick_device(wanted: str, exported_for: str) -> str:
+    """The device to run on: `wanted`, or for auto the one the package was exported for.
+
+    Raises:
+        InputError: no device has that name.
+        DeviceError: this installation of onnxruntime does not have it.
+    """
+    if wanted not in ("auto", *DEVICES):
+        raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
+    available: list[str] = ort.get_available_providers()
+    if wanted == "auto":
+        return exported_for if DEVICES[exported_for][0] in available else "cpu"
+    provider, remedy = DEVICES[wanted]
+    if provider not in available:
+        raise DeviceError(
+            f"device {wanted!r}: onnxruntime {ort.__version__} has no {provider} here, only "
+            f"{', '.join(available)}; to add it: {remedy}"
+        )
+    return wanted
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def open_session(path: Path, *, device: str, threads: int) -> Session:
+    """Loads a graph.
+
+    Raises:
+        PackageError: onnxruntime cannot load it.
+        DeviceError: the device was there but could not be used.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; warnings are about choices made on purpose
+    provider = DEVICES[device][0]
+    providers = [provider] if device == "cpu" else [provider, DEVICES["cpu"][0]]
+    try:
+        # By path, never from bytes: weights are then read, not copied.
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PackageError(
+            f"{path}: onnxruntime {ort.__version__} cannot load it: {reason}; "
+            "check the package with `vlrt inspect --check`, or export it again"
+        ) from error
+    if provider not in session.get_providers():
+        raise DeviceError(
+            f"device {device!r}: onnxruntime could not start {provider}; check the driver"
+        )
+    return session
+
+
+class Graph:
+    """A stateless graph: arrays by name in, arrays by name out. Safe to call from any thread."""
+
+    def __init__(self, session: Session) -> None:
+        self.inputs: list[str] = [value.name for value in session.get_inputs()]
+        self.outputs: list[str] = [value.name for value in session.get_outputs()]
+        self._session = session
+        self._options = ort.RunOptions()
+        # What a large picture needed is given back, not kept for the next one.
+        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the graph on the inputs it has; what else is in `inputs` is left alone."""
+        feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
+        results = self._session.run(self.outputs, feed, self._options)
+        return dict(zip(self.outputs, results, strict=True))
