@@ -1,1 +1,96 @@
-"""vlrt."""
+"""vlrt: vision-language models on your own machine.
+
+    model = vlrt.load("qwen2-vl-2b")
+    answer = model.generate("What is this?", images=["a.jpg"])
+
+    vlrt.export("Qwen/Qwen2-VL-2B-Instruct", "out/", precision="int4")
+
+Importing this is cheap: libraries are loaded by the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vlrt_runtime.errors import VlrtError
+from vlrt_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vlrt_runtime.model import Answer, Model, Stream, Timings
+
+__all__ = ["Answer", "Model", "Stream", "Timings", "VlrtError", "__version__", "export", "load"]
+
+
+def load(
+    package: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Model:
+    """Opens a package: a folder, or a name exported before. See `Model` for the options."""
+    from vlrt_runtime.model import Model
+
+    return Model(
+        package, device=device, threads=threads, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+
+
+def export(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "int4",
+    vision: str | None = None,
+    projector: str | None = None,
+    decoder: str | None = None,
+    embedding: str = "source",
+    block_size: int = 128,
+    accuracy_level: int = 4,
+    revision: str | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Turns a checkpoint into a package; without `output`, one to `load` by the source's name.
+
+    See `vlrt_export.exporter.export` for the options.
+
+    Raises:
+        MissingDependencyError: the export extra is not installed.
+    """
+    from vlrt_runtime.errors import MissingDependencyError
+    from vlrt_runtime.package import default_output
+
+    try:
+        from vlrt_export.exporter import export as run
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"export needs {error.name}, which is not installed: pip install 'vlrt[export]'"
+        ) from error
+    return run(
+        source,
+        default_output(source) if output is None else output,
+        precision=precision,
+        vision=vision,
+        projector=projector,
+        decoder=decoder,
+        embedding=embedding,
+        block_size=block_size,
+        accuracy_level=accuracy_level,
+        revision=revision,
+        force=force,
+        progress=progress,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Answer", "Model", "Stream", "Timings"):
+        from vlrt_runtime import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'vlrt' has no attribute {name!r}")

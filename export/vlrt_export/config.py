@@ -10,11 +10,28 @@ from vlrt_export.layers.basic import ACTIVATIONS
 from vlrt_export.layers.llama import DecoderConfig
 from vlrt_runtime.errors import CheckpointError
 
-__all__ = ["decoder_config", "image_parameters", "require", "text_config"]
+__all__ = [
+    "decoder_config",
+    "image_config",
+    "image_parameters",
+    "llama_text",
+    "require",
+    "square_parameters",
+    "text_config",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # of PIL
+# What transformers' LlamaConfig takes where config.json is silent.
+LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
 
 
 def require(config: Mapping[str, Any], key: str) -> Any:
@@ -41,6 +58,21 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
         **(text.get("rope_parameters") or {}),
     }
     return text | {"rope": rope}
+
+
+def llama_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of config.json where that is a plain Llama, with its defaults.
+
+    Raises:
+        CheckpointError: it is another model, or its positions are scaled.
+    """
+    model_type = (config.get("text_config") or {}).get("model_type", "llama")
+    text = LLAMA | text_config(config)
+    rope_type = text["rope"].get("rope_type") or text["rope"].get("type") or "default"
+    for key, found, known in (("model_type", model_type, "llama"), ("rope", rope_type, "default")):
+        if found != known:
+            raise CheckpointError(f"config.json: text_config has {key} {found!r}, expected {known}")
+    return text
 
 
 def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
@@ -70,9 +102,16 @@ def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
     return DecoderConfig(**(sizes | overrides))
 
 
+def image_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The picture processor's file, or its part of processor_config.json (newer ones)."""
+    return checkpoint.optional_json("preprocessor_config.json") or dict(
+        checkpoint.optional_json("processor_config.json").get("image_processor") or {}
+    )
+
+
 def image_parameters(checkpoint: Checkpoint, **defaults: Any) -> dict[str, Any]:
     """Parameters of the picture processor: `defaults`, where preprocessor_config.json is silent."""
-    given = checkpoint.optional_json("preprocessor_config.json")
+    given = image_config(checkpoint)
     size = given.get("size") or {}
     given = {
         "min_pixels": size.get("shortest_edge"),
@@ -80,8 +119,36 @@ def image_parameters(checkpoint: Checkpoint, **defaults: Any) -> dict[str, Any]:
     } | given
     merged = {key: given.get(key) or default for key, default in defaults.items()}
     return merged | {
-        "mean": given.get("image_mean") or CLIP_MEAN,
-        "std": given.get("image_std") or CLIP_STD,
+        "mean": given.get("image_mean") or defaults.get("mean") or CLIP_MEAN,
+        "std": given.get("image_std") or defaults.get("std") or CLIP_STD,
         "rescale_factor": given.get("rescale_factor") or 1 / 255,
         "resample": given.get("resample", BICUBIC),
     }
+
+
+def square_parameters(checkpoint: Checkpoint, side: int, **defaults: Any) -> dict[str, Any]:
+    """Parameters of a processor that makes every picture a square of the encoder's `side`.
+
+    `shortest_edge` is there where it scales that edge and cuts the middle out, and is absent where
+    it squashes the picture.
+
+    Raises:
+        CheckpointError: pictures would come out in another size.
+    """
+    given = image_config(checkpoint)
+    size = given.get("size") or {"height": side, "width": side}
+    edge = size if isinstance(size, int) else size.get("shortest_edge")
+    crop = given.get("crop_size") or side
+    made = (
+        size
+        if edge is None
+        else {"height": crop, "width": crop} | (crop if isinstance(crop, dict) else {})
+    )
+    sides = {made.get("height"), made.get("width")}
+    if sides != {side} or (edge is not None and edge < side):
+        raise CheckpointError(
+            f"preprocessor_config.json: size {size} and crop_size {crop}, expected pictures of "
+            f"{side}x{side} as config.json says"
+        )
+    shape = {"size": side} if edge is None else {"size": side, "shortest_edge": edge}
+    return image_parameters(checkpoint, **defaults) | shape

@@ -211,6 +211,7 @@ class _Job:
             special_tokens=assets.special_tokens(self.checkpoint),
             image=dict(self.runtime.image),
             rope=dict(self.runtime.rope),
+            text=dict(self.runtime.text),
             generation=assets.generation(self.checkpoint, self.runtime.max_context),
             files={
                 key: FileEntry(path.stat().st_size, hashes[key])

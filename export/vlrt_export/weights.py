@@ -99,6 +99,12 @@ class Weights:
         self.checkpoint.used.add(tensor.name)
         return tensor
 
+    def drop(self, name: str) -> None:
+        """Notes that the tensors of the module of that name are left out on purpose."""
+        below = f"{self.prefix}{name}."
+        dropped = (tensor.name for key, tensor in self.tensors.items() if key.startswith(below))
+        self.checkpoint.used.update(dropped)
+
 
 def _missing(name: str, tensors: Iterable[str]) -> str:
     parent = name.rpartition(".")[0].rpartition(".")[0]

@@ -61,13 +61,13 @@ def as_messages(
 
 
 def _part(part: Any, where: str, waiting: list[Any], pictures: list[Any]) -> dict[str, Any]:
-    entry = cast(Message, part) if isinstance(part, Mapping) else {}
+    entry: Message = cast(Message, part) if isinstance(part, Mapping) else {}
     if entry.get("type") == "text" and isinstance(entry.get("text"), str):
         return {"type": "text", "text": entry["text"]}
     if entry.get("type") != "image":
         raise InputError(
             f'{where}: a part is {{"type": "text", "text": ...}} or {{"type": "image"}}, '
-            f"got {str(part)[:80]}"
+            f"got {part!s:.80}"
         )
     picture = entry.get("image")
     if picture is None:

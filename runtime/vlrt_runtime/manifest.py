@@ -109,6 +109,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         special_tokens: bos_token and the like, as chat templates want them.
         image: parameters of the picture processor, read by the family.
         rope: parameters of positions, read by the family.
+        text: parameters of the answer's text, read by the family.
         generation: stop ids and limits.
         files: every file of the package but this one.
         verification: what `vlrt verify` found, if it was run.
@@ -129,6 +130,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     generation: Generation
     files: dict[str, FileEntry]
     verification: dict[str, Any] | None = None
+    text: dict[str, Any] = {}
 
     def to_json(self) -> bytes:
         """Indented JSON, ending in a line break."""

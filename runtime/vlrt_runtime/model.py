@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.decoder import Decoder
 from vlrt_runtime.embedding import EmbeddingTable
+from vlrt_runtime.entities import Entity, placed
 from vlrt_runtime.errors import ContextLengthError, InputError
 from vlrt_runtime.families import Layout, Picture, family_of
 from vlrt_runtime.greedy import FinishReason, greedy, penalize
 from vlrt_runtime.image import ImageSource, load_image
 from vlrt_runtime.package import Package
 from vlrt_runtime.session import Graph, default_threads, open_session, pick_device
-from vlrt_runtime.text import TextCodec, stream_text
+from vlrt_runtime.text import TextCodec
 
 __all__ = ["Answer", "Model", "Stream", "Timings"]
 
@@ -70,6 +71,7 @@ class Answer:
         prompt_tokens: positions of the prompt, pictures included.
         image_tokens: positions that pictures took.
         timings: milliseconds by stage.
+        entities: what the answer points at, of models that do.
     """
 
     text: str
@@ -78,6 +80,7 @@ class Answer:
     prompt_tokens: int
     image_tokens: int
     timings: Timings
+    entities: tuple[Entity, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `vlrt run --json` prints."""
@@ -88,6 +91,7 @@ class Answer:
             "prompt_tokens": self.prompt_tokens,
             "image_tokens": self.image_tokens,
             "timings_ms": self.timings.as_dict(),
+            "entities": [entity.as_dict() for entity in self.entities],
         }
 
 
@@ -177,12 +181,10 @@ class Model:
         self.codec = TextCodec(
             self.package.path("tokenizer.json"), manifest.special_tokens.get("bos_token")
         )
-        template = self.package.path("chat_template.jinja")
-        self._render = (
-            compile_template(template.read_text("utf-8"), manifest.special_tokens)
-            if template.name in manifest.files
-            else None
-        )
+        template = self.family.template
+        if (path := self.package.path("chat_template.jinja")).name in manifest.files:
+            template = path.read_text("utf-8")
+        self._render = compile_template(template, manifest.special_tokens) if template else None
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
         self.vision_encoder = Graph(self._session("vision_encoder"))
         self.projector = Graph(self._session("projector"))
@@ -240,8 +242,9 @@ class Model:
         else:
             messages, sources = as_messages(prompt, images)
             text = self.chat_text(messages)
+        token_ids = self.family.token_ids(text, len(sources), self.codec)
         pictures = [self.family.picture(load_image(source)) for source in sources]
-        layout = self.family.layout(self.codec.encode(text), pictures)
+        layout = self.family.layout(token_ids, pictures)
         length, most = len(layout.token_ids), self.manifest.generation.max_context
         if length == 0:
             raise InputError("prompt: it is empty")
@@ -279,6 +282,13 @@ class Model:
         """A decoder with an empty cache."""
         return Decoder(self._decoder)
 
+    def choose(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
+        """The next token by greedy decoding; applies the checkpoint's penalty to `logits`."""
+        penalty = self.manifest.generation.repetition_penalty
+        if penalty != 1.0:
+            penalize(logits, seen, penalty)
+        return int(np.argmax(logits))
+
     def _session(self, name: str) -> Any:
         return open_session(self.package.graph(name), device=self.device, threads=self.threads)
 
@@ -303,14 +313,17 @@ class Model:
             clock.lap("project")
             if not cancelled.is_set():
                 ids = self._ids(layout, embeds, max_new_tokens, cancelled, clock)
-                reason = yield from stream_text(self.codec, ids, token_ids)
+                prompt_ids = layout.token_ids.tolist()
+                reason = yield from self.family.stream(self.codec, prompt_ids, ids, token_ids)
         timings = clock.timings
         timings.total = timings.total or clock.since_start()
         if len(token_ids) > 1:
             timings.tpot = (timings.total - timings.ttft) / (len(token_ids) - 1)
         image_tokens = sum(picture.tokens for picture in pictures)
-        text = self.codec.decode(token_ids)
-        return Answer(text, token_ids, reason, len(layout.token_ids), image_tokens, timings)
+        text, found = self.family.read(self.codec, layout.token_ids.tolist(), token_ids)
+        entities = placed(found, [picture.size for picture in pictures])
+        length = len(layout.token_ids)
+        return Answer(text, token_ids, reason, length, image_tokens, timings, entities)
 
     def _ids(
         self,
@@ -326,16 +339,14 @@ class Model:
         decoder.reserve(length + min(limit, DEFAULT_NEW_TOKENS))
         logits = decoder.run(layout.inputs(embeds, 0))[-1]
         clock.lap("prefill")
-        seen = list(layout.token_ids)
+        seen: list[int] = layout.token_ids.tolist()
 
         def step(token: int) -> NDArray[np.float32]:
             row = self.embed(np.array([token]))[None]
-            return decoder.run(layout.inputs(row, decoder.length))[-1]
+            return decoder.run(layout.step(token, row, decoder.length))[-1]
 
         def choose(logits: NDArray[np.float32]) -> int:
-            if settings.repetition_penalty != 1.0:
-                penalize(logits, seen, settings.repetition_penalty)
-            seen.append(token := int(np.argmax(logits)))
+            seen.append(token := self.choose(logits, seen))
             clock.timings.total = clock.since_start()
             clock.timings.ttft = clock.timings.ttft or clock.timings.total
             return token

@@ -13,7 +13,7 @@ from vlrt_runtime.digest import sha256_files
 from vlrt_runtime.errors import PackageError, PackageNotFoundError, shortlist
 from vlrt_runtime.manifest import MANIFEST, Manifest, read_manifest
 
-__all__ = ["Package", "find_package", "packages_folder"]
+__all__ = ["Package", "default_output", "find_package", "packages_folder"]
 
 
 def packages_folder() -> Path:
@@ -21,6 +21,12 @@ def packages_folder() -> Path:
     home = os.environ.get("VLRT_HOME")
     base = Path(home) if home else Path(platformdirs.user_cache_dir("vlrt", appauthor=False))
     return base / "packages"
+
+
+def default_output(source: str | os.PathLike[str]) -> Path:
+    """Where the package of a source goes if nothing else is said: its last name, in lower case."""
+    last = os.fspath(source).rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    return packages_folder() / last.partition("@")[0].lower()
 
 
 def find_package(reference: str | os.PathLike[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from tokenizers.decoders import DecodeStream
 
 from vlrt_runtime.errors import InputError, PackageError
 
-__all__ = ["TextCodec", "stream_text"]
+__all__ = ["TextCodec", "stream_read", "stream_text"]
 
 Reason = TypeVar("Reason")
 
@@ -33,21 +33,29 @@ class TextCodec:
         self.tokenizer.no_padding()
         self._bos_token = bos_token
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, bare: bool = False) -> list[int]:
         """Token ids of a prompt, with exactly one BOS where the tokenizer adds one.
+
+        `bare` leaves out what the tokenizer would add before and after.
 
         Raises:
             InputError: the text cannot be encoded as UTF-8.
         """
         has_bos = self._bos_token is not None and text.startswith(self._bos_token)
+        adds = not (bare or has_bos)
         try:
-            return list(self.tokenizer.encode(text, add_special_tokens=not has_bos).ids)
+            return list(self.tokenizer.encode(text, add_special_tokens=adds).ids)
         except (UnicodeEncodeError, TypeError) as error:
             raise InputError(f"prompt: it is no valid text: {error}") from error
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of an answer, special tokens left out; ids without a token are skipped."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of an answer, special tokens left out or kept; ids without a token are skipped."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=not special)
+
+    def special_tokens(self) -> list[str]:
+        """The tokens that `decode` leaves out."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return [token.content for token in added.values() if token.special]
 
 
 def stream_text(
@@ -73,4 +81,31 @@ def stream_text(
     rest = codec.decode(collected).removeprefix(emitted)
     if rest:  # the answer was cut inside a character
         yield rest
+    return reason
+
+
+def stream_read(
+    read: Callable[[list[int]], str],
+    token_ids: Generator[int, None, Reason],
+    collected: list[int],
+) -> Generator[str, None, Reason]:
+    """As `stream_text`, for text whose last words may still change as ids come.
+
+    `read` makes the whole text of the ids so far. What lies before its last two words, and before
+    a tag that is not closed yet, is taken as settled.
+    """
+    emitted = ""
+    while True:
+        try:
+            collected.append(next(token_ids))
+        except StopIteration as end:
+            reason: Reason = end.value
+            break
+        settled = read(collected).partition("<")[0].rsplit(" ", 2)
+        if len(settled) == 3 and settled[0].startswith(emitted) and settled[0] != emitted:
+            yield settled[0].removeprefix(emitted)
+            emitted = settled[0]
+    whole = read(collected)
+    if whole.startswith(emitted) and whole != emitted:
+        yield whole.removeprefix(emitted)
     return reason

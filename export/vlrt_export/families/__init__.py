@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +26,7 @@ class Runtime:
         tokens: ids of the special tokens that the family looks for.
         image: parameters of the picture processor.
         rope: parameters of positions.
+        text: parameters of the answer's text.
         max_context: positions the model was made for.
     """
 
@@ -33,6 +34,7 @@ class Runtime:
     image: Mapping[str, Any]
     rope: Mapping[str, Any]
     max_context: int
+    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

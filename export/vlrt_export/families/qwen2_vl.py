@@ -128,6 +128,7 @@ class Projector(Layer):
         op = builder.op
         x = builder.input("image_features", FLOAT, [1, "patches", self.config.embed_dim])
         x = op.Reshape(self.norm(op, x), [1, -1, self.merged])
+        x.shape = ir.Shape([1, "image_tokens", self.merged])
         yield "image_embeds", self.mlp(op, x)
 
 

@@ -112,4 +112,6 @@ class LlamaDecoder(Layer):
 
 def last_rows(op: Any, x: Any, count: Any) -> Any:
     """The last `count` (int64 [1], at least 1) positions of x [1, s, n]."""
-    return op.Slice(x, op.Neg(count), [EVERYTHING], [1])
+    rows = op.Slice(x, op.Neg(count), [EVERYTHING], [1])
+    rows.shape = ir.Shape([1, "num_logits", x.shape[-1]])
+    return rows

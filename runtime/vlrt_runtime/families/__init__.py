@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlrt_runtime.entities import Entity
 from vlrt_runtime.errors import InputError, PackageError
 from vlrt_runtime.manifest import Manifest
+from vlrt_runtime.text import TextCodec, stream_text
 
 __all__ = ["Family", "Layout", "Picture", "expand", "family_of"]
 
 Array = NDArray[Any]
+Reason = TypeVar("Reason")
 
 # The manifest's `family` -> the module with its `family` function.
 FAMILIES = {"qwen2_vl": "vlrt_runtime.families.qwen2_vl"}
@@ -54,17 +58,47 @@ class Layout:
     slots: NDArray[np.bool_]
     inputs: Callable[[NDArray[np.float32], int], dict[str, Array]]
 
+    def step(self, token_id: int, embeds: NDArray[np.float32], start: int) -> dict[str, Array]:
+        """The decoder's inputs for one token of the answer, for families that look at its id."""
+        return self.inputs(embeds, start)
 
-class Family(Protocol):
-    """One model's preprocessing and positions. Stateless: safe to use from any thread."""
 
+class Family(ABC):
+    """One model's preprocessing, positions and text. Stateless: safe to use from any thread.
+
+    Attributes:
+        template: the chat template of packages that have none of their own.
+    """
+
+    template: str | None = None
+
+    @abstractmethod
     def picture(self, image: Image.Image) -> Picture:
         """Preprocesses an RGB picture."""
-        ...
 
+    @abstractmethod
     def layout(self, token_ids: Sequence[int], pictures: Sequence[Picture]) -> Layout:
         """Lays a prompt out; raises InputError where placeholders and pictures do not match."""
-        ...
+
+    def token_ids(self, text: str, pictures: int, codec: TextCodec) -> list[int]:
+        """Ids of a prompt's text with so many pictures, as `layout` takes them."""
+        return codec.encode(text)
+
+    def stream(
+        self,
+        codec: TextCodec,
+        prompt: Sequence[int],
+        token_ids: Generator[int, None, Reason],
+        collected: list[int],
+    ) -> Generator[str, None, Reason]:
+        """Text as the ids come, all that `read` finds in them; `collected` receives the ids."""
+        return stream_text(codec, token_ids, collected)
+
+    def read(
+        self, codec: TextCodec, prompt: Sequence[int], token_ids: Sequence[int]
+    ) -> tuple[str, Sequence[Entity]]:
+        """The answer's text and what it points at, of the ids of prompt and answer."""
+        return codec.decode(token_ids), ()
 
 
 def family_of(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlrt_runtime.errors import InputError, PackageError
-from vlrt_runtime.families import Layout, Picture, expand
+from vlrt_runtime.families import Family, Layout, Picture, expand
 from vlrt_runtime.families.qwen2_vl_image import ImageParams, patchify
 from vlrt_runtime.manifest import Manifest
 from vlrt_runtime.rope import frequencies, grid_table, mrope_table
@@ -51,7 +51,7 @@ def family(manifest: Manifest, limits: Mapping[str, int]) -> Qwen2VL:
     return Qwen2VL(image, rope, token)
 
 
-class Qwen2VL:
+class Qwen2VL(Family):
     """See `vlrt_runtime.families.Family`."""
 
     def __init__(self, image: ImageParams, rope: RopeParams, image_token: int) -> None:

@@ -1,0 +1,27 @@
+"""How much memory this process holds, where the system says so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["peak_rss", "private"]
+
+
+def peak_rss() -> int | None:
+    """The most bytes that were resident at once, shared and mapped pages included."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def private() -> int | None:
+    """Bytes that would be free if this process ended: its private pages, now (USS)."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

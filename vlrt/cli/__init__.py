@@ -1,0 +1,173 @@
+"""The command line: `vlrt export`, `run`, `inspect`, `verify`, `models`.
+
+Exit status: 0 done; 2 the user's mistake, told in one line; 1 a fault. `--debug` shows where it
+came from. Handlers import what they need when they run, so that `vlrt --help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vlrt_runtime.errors import VlrtError
+from vlrt_runtime.version import __version__
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+__all__ = ["main", "parser"]
+
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+EPILOG = """\
+SOURCE is a short name (see `vlrt models`), a hub id (owner/name) or a folder.
+PACKAGE is a folder that `vlrt export` made, or the name of one made before.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="vlrt",
+        description="Vision-language models on your own machine.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vlrt {__version__}")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_export(commands)
+    _add_run(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    models = commands.add_parser("models", help="list the models known by a short name")
+    models.add_argument("--json", action="store_true", help="print one JSON object")
+    for command in commands.choices.values():  # so that it may stand at the end as well
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    args = parser().parse_args(argv)
+    try:
+        handler = importlib.import_module(f"vlrt.cli.{args.command}")
+        status = handler.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except VlrtError as error:
+        if args.debug:
+            raise
+        return _fail(str(error), 2)
+    except Exception as error:
+        if args.debug:
+            raise
+        return _fail(f"fault: {type(error).__name__}: {error}; --debug shows where", 1)
+    return int(status)
+
+
+def _fail(message: str, status: int) -> int:
+    print("vlrt: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _add_export(commands: Commands) -> None:
+    command = commands.add_parser("export", help="turn a checkpoint into a package")
+    command.add_argument("source", metavar="SOURCE", help="short name, hub id or folder")
+    command.add_argument(
+        "-o", "--output", metavar="DIR", help="the package's folder (default: the user's cache)"
+    )
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="int4",
+        help="of all matrices; int4 keeps vision and projector at int8 (default: int4)",
+    )
+    for part in ("vision", "projector", "decoder"):
+        command.add_argument(f"--{part}", choices=PRECISIONS, help=f"precision of the {part}")
+    command.add_argument(
+        "--embedding",
+        choices=("source", "fp32", "fp16", "int8"),
+        default="source",
+        help="precision of the embedding table (default: source, as the checkpoint has it)",
+    )
+    command.add_argument(
+        "--block-size",
+        type=int,
+        default=128,
+        choices=(16, 32, 64, 128, 256),
+        help="weights that share a scale in int8 and int4 (default: 128)",
+    )
+    command.add_argument(
+        "--accuracy-level",
+        type=int,
+        default=4,
+        choices=range(5),
+        help="of int8 and int4: 4 is fastest, 0 computes with float32 (default: 4)",
+    )
+    command.add_argument("--revision", help="branch, tag or commit on the hub")
+    command.add_argument("--target", choices=("onnx",), default="onnx", help="kind of graphs")
+    command.add_argument("--device", choices=("cpu",), default="cpu", help="to export for")
+    command.add_argument("--force", action="store_true", help="replace an existing package")
+
+
+def _add_run(commands: Commands) -> None:
+    command = commands.add_parser("run", help="answer a prompt about pictures")
+    command.add_argument("package", metavar="PACKAGE")
+    command.add_argument("prompt", metavar="PROMPT", help="the question; - reads standard input")
+    command.add_argument(
+        "--image", metavar="FILE", action="append", default=[], help="a picture; may be repeated"
+    )
+    command.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="(default: 256)"
+    )
+    command.add_argument("--raw", action="store_true", help="PROMPT is the whole text, no template")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--stats", action="store_true", help="timings and memory, on stderr")
+    _add_device(command)
+
+
+def _add_inspect(commands: Commands) -> None:
+    command = commands.add_parser("inspect", help="show what is in a package")
+    command.add_argument("package", metavar="PACKAGE")
+    command.add_argument("--check", action="store_true", help="compare every file's SHA-256")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_verify(commands: Commands) -> None:
+    command = commands.add_parser("verify", help="compare a package with its checkpoint")
+    command.add_argument("package", metavar="PACKAGE")
+    command.add_argument(
+        "--against", metavar="CHECKPOINT", required=True, help="folder, short name or hub id"
+    )
+    command.add_argument("--image", metavar="FILE", help="a picture (default: a drawn one)")
+    command.add_argument("--prompt", default="Describe this image.", help="the question")
+    command.add_argument(
+        "--max-new-tokens", type=int, default=32, metavar="N", help="(default: 32)"
+    )
+    command.add_argument("--write", action="store_true", help="keep the figures in the manifest")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--threads", type=int, metavar="N", help="cores (default: all)")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="cores (default: all)")
+    for limit in ("min", "max"):
+        command.add_argument(
+            f"--{limit}-pixels",
+            type=int,
+            metavar="N",
+            help=f"{limit}imum area a picture is scaled to (default: the package's)",
+        )

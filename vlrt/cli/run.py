@@ -1,0 +1,68 @@
+"""`vlrt run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import vlrt
+from vlrt_runtime.errors import InputError
+from vlrt_runtime.memory import peak_rss, private
+from vlrt_runtime.model import Answer
+
+__all__ = ["run"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers, streaming the text to stdout or printing one JSON object."""
+    prompt = _standard_input() if args.prompt == "-" else args.prompt
+    model = vlrt.load(
+        args.package,
+        device=args.device,
+        threads=args.threads,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+    )
+    stream = model.stream(
+        prompt, images=args.image, max_new_tokens=args.max_new_tokens, raw=args.raw
+    )
+    if args.json:
+        answer = stream.result()
+        print(json.dumps(answer.as_dict(), ensure_ascii=False))
+    else:
+        for piece in stream:
+            print(piece, end="", flush=True)
+        print()
+        answer = stream.result()
+    if args.stats:
+        print(statistics(answer), file=sys.stderr)
+    return 0
+
+
+def statistics(answer: Answer) -> str:
+    """Timings and memory as lines of text."""
+    t, new = answer.timings, len(answer.token_ids)
+    rows = [
+        ("load", f"{t.load / 1e3:.2f} s"),
+        ("preprocess", f"{t.preprocess:.0f} ms"),
+        ("encode", f"{t.encode / 1e3:.2f} s, {answer.image_tokens} image tokens"),
+        ("project", f"{t.project:.0f} ms"),
+        ("prefill", f"{t.prefill / 1e3:.2f} s, {answer.prompt_tokens} prompt tokens"),
+        ("first token", f"{t.ttft / 1e3:.2f} s"),
+    ]
+    if t.tpot:
+        rows.append(("decode", f"{1e3 / t.tpot:.1f} tokens/s, {t.tpot:.1f} ms a token"))
+    rows.append(("total", f"{t.total / 1e3:.2f} s, {new} tokens, {answer.finish_reason}"))
+    memory = {"peak": peak_rss(), "private": private()}
+    known = [f"{size / 1e6:.0f} MB {name}" for name, size in memory.items() if size]
+    if known:
+        rows.append(("memory", ", ".join(known)))
+    return "\n".join(f"{name + ':':12} {value}" for name, value in rows)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: not UTF-8 text: {error}") from error
