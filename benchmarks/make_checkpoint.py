@@ -20,30 +20,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from recipes import RECIPES
+from recipes.recipe import Recipe
 
 from vlrt_export.checkpoint import DTYPES, Tensor
-from vlrt_export.families import qwen2_vl
 from vlrt_export.weights import Precision, Weights
 
 SHARD_BYTES = 4 << 30
 BLOCK = 1 << 24  # elements of the block of random numbers
-CLIP = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A published checkpoint: its files' content, and how graph names become published ones."""
-
-    family: Any
-    config: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    special_tokens: dict[str, int]
-    regex: str
-    renames: tuple[tuple[str, str], ...]
-    template: str
 
 
 @dataclass(frozen=True)
@@ -58,13 +42,17 @@ class Recorder(Weights):
         self.asked[full] = tuple(shape)
         return Tensor(full, Path(), 0, DTYPES["BF16"], tuple(shape))
 
+    def drop(self, name: str) -> None:
+        """Nobody says what shapes have that are left out: recipes do."""
+
 
 def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Published name -> shape of every tensor, in the order that the graphs ask for them."""
     family, asked = recipe.family, {}
     config = family.config(recipe.config)
     hidden = config.decoder.hidden_size
-    asked[family.embedding] = (config.decoder.vocab_size, hidden)
+    rows = recipe.embedding_rows or config.decoder.vocab_size
+    asked[family.embedding] = (rows, hidden)
     for make in family.graphs.values():
         make(Recorder(None, {}, Precision(), asked=asked), config)  # type: ignore[arg-type]
     published = {}
@@ -74,7 +62,7 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
                 name = new + name.removeprefix(old)
                 break
         published[name] = shape
-    return published
+    return published | dict(recipe.extra)
 
 
 def write_weights(folder: Path, tensors: dict[str, tuple[int, ...]], seed: int) -> int:
@@ -176,138 +164,13 @@ def _dump(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------ recipes
-
-QWEN2_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2_TOKENS = [
-    "endoftext",
-    "im_start",
-    "im_end",
-    "object_ref_start",
-    "object_ref_end",
-    "box_start",
-    "box_end",
-    "quad_start",
-    "quad_end",
-    "vision_start",
-    "vision_end",
-    "vision_pad",
-    "image_pad",
-    "video_pad",
-]
-QWEN2_TEMPLATE = """\
-{%- for message in messages %}
-{%- if loop.first and message.role != 'system' %}
-{{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}
-{%- endif %}
-{{- '<|im_start|>' + message.role + '\n' }}
-{%- if message.content is string %}
-{{- message.content }}
-{%- else %}
-{%- for part in message.content %}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' if part.type == 'image' else part.text }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\n' }}
-{%- endif %}"""
-QWEN2_VL_2B = Recipe(
-    family=qwen2_vl.FAMILY,
-    config={
-        "architectures": ["Qwen2VLForConditionalGeneration"],
-        "attention_dropout": 0.0,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-        "vision_start_token_id": 151652,
-        "vision_end_token_id": 151653,
-        "vision_token_id": 151654,
-        "image_token_id": 151655,
-        "video_token_id": 151656,
-        "hidden_act": "silu",
-        "hidden_size": 1536,
-        "initializer_range": 0.02,
-        "intermediate_size": 8960,
-        "max_position_embeddings": 32768,
-        "max_window_layers": 28,
-        "model_type": "qwen2_vl",
-        "num_attention_heads": 12,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-06,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "rope_theta": 1000000.0,
-        "sliding_window": 32768,
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.41.2",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vision_config": {
-            "depth": 32,
-            "embed_dim": 1280,
-            "mlp_ratio": 4,
-            "num_heads": 16,
-            "in_chans": 3,
-            "hidden_size": 1536,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "spatial_patch_size": 14,
-            "temporal_patch_size": 2,
-        },
-        "vocab_size": 151936,
-    },
-    files={
-        "generation_config.json": {
-            "bos_token_id": 151643,
-            "pad_token_id": 151643,
-            "do_sample": True,
-            "eos_token_id": [151645, 151643],
-            "repetition_penalty": 1.0,
-            "temperature": 0.01,
-            "top_k": 1,
-            "top_p": 0.001,
-        },
-        "preprocessor_config.json": {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "min_pixels": 3136,
-            "max_pixels": 12845056,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            **CLIP,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "bos_token": None,
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "model_max_length": 32768,
-        },
-    },
-    special_tokens={f"<|{name}|>": 151643 + i for i, name in enumerate(QWEN2_TOKENS)},
-    regex=QWEN2_REGEX,
-    renames=(("language_model.", "model."),),
-    template=QWEN2_TEMPLATE,
-)
-QWEN2_VL_7B = replace(
-    QWEN2_VL_2B,
-    config={
-        **QWEN2_VL_2B.config,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-        "vocab_size": 152064,
-        "vision_config": {**QWEN2_VL_2B.config["vision_config"], "hidden_size": 3584},
-    },
-)
-RECIPES = {"qwen2-vl-2b": QWEN2_VL_2B, "qwen2-vl-7b": QWEN2_VL_7B}
+def shortened(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The same with a decoder of fewer layers."""
+    text = config.get("text_config", config)
+    text = {**text, "num_hidden_layers": layers}
+    if "cross_attention_layers" in text:
+        text["cross_attention_layers"] = [i for i in text["cross_attention_layers"] if i < layers]
+    return {**config, "text_config": text} if "text_config" in config else text
 
 
 def main() -> None:
@@ -319,13 +182,15 @@ def main() -> None:
     args = parser.parse_args()
     recipe, started = RECIPES[args.name], time.perf_counter()
     if args.layers:
-        recipe = replace(recipe, config={**recipe.config, "num_hidden_layers": args.layers})
+        recipe = replace(recipe, config=shortened(recipe.config, args.layers))
     args.folder.mkdir(parents=True, exist_ok=False)
     _dump(args.folder / "config.json", recipe.config)
     for name, content in recipe.files.items():
         _dump(args.folder / name, content)
-    _dump(args.folder / "chat_template.json", {"chat_template": recipe.template})
-    write_tokenizer(args.folder, recipe)
+    if recipe.template is not None:
+        _dump(args.folder / "chat_template.json", {"chat_template": recipe.template})
+    if "tokenizer.json" not in recipe.files:
+        write_tokenizer(args.folder, recipe)
     size = write_weights(args.folder, shapes(recipe), args.seed)
     seconds = time.perf_counter() - started
     print(f"{args.folder}: {size / 2e9:.3f} B parameters, {size / 1e9:.2f} GB in {seconds:.0f} s")

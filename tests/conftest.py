@@ -37,3 +37,44 @@ def small_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.tiny.qwen2_vl import make_qwen2_vl
 
     return make_qwen2_vl(tmp_path_factory.mktemp("tiny") / "qwen2_vl", vocabulary="small")
+
+
+@pytest.fixture(scope="session")
+def small_package(small_qwen2_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of `small_qwen2_vl` at fp32. Not to be written to."""
+    from vlrt_export.exporter import export
+
+    folder = tmp_path_factory.mktemp("package") / "small"
+    return export(small_qwen2_vl, folder, precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LLaVA-1.5 as published: float32, two shards, the full vocabulary. Not to be written to."""
+    from support.tiny.llava import make_llava
+
+    return make_llava(tmp_path_factory.mktemp("tiny") / "llava")
+
+
+@pytest.fixture(scope="session")
+def tiny_mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama 3.2 Vision as published, the full vocabulary. Not to be written to."""
+    from support.tiny.mllama import make_mllama
+
+    return make_mllama(tmp_path_factory.mktemp("tiny") / "mllama")
+
+
+@pytest.fixture(scope="session")
+def small_mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 512 rows of vocabulary. Not to be written to."""
+    from support.tiny.mllama import make_mllama
+
+    return make_mllama(tmp_path_factory.mktemp("tiny") / "mllama", vocabulary="small")
+
+
+@pytest.fixture(scope="session")
+def tiny_kosmos2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kosmos-2 as published: float32, two shards, the full vocabulary. Not to be written to."""
+    from support.tiny.kosmos2 import make_kosmos2
+
+    return make_kosmos2(tmp_path_factory.mktemp("tiny") / "kosmos2")

@@ -21,8 +21,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vlrt_runtime.model import Answer, Model, Stream, Timings
+    from vlrt_runtime.video import Video
 
-__all__ = ["Answer", "Model", "Stream", "Timings", "VlrtError", "__version__", "export", "load"]
+__all__ = [
+    "Answer",
+    "Model",
+    "Stream",
+    "Timings",
+    "Video",
+    "VlrtError",
+    "__version__",
+    "export",
+    "load",
+]
 
 
 def load(
@@ -53,6 +64,8 @@ def export(
     block_size: int = 128,
     accuracy_level: int = 4,
     revision: str | None = None,
+    vision_tower: str | os.PathLike[str] | None = None,
+    projector_file: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -83,6 +96,8 @@ def export(
         block_size=block_size,
         accuracy_level=accuracy_level,
         revision=revision,
+        vision_tower=vision_tower,
+        projector_file=projector_file,
         force=force,
         progress=progress,
     )
@@ -93,4 +108,8 @@ def __getattr__(name: str) -> Any:
         from vlrt_runtime import model
 
         return getattr(model, name)
+    if name == "Video":
+        from vlrt_runtime.video import Video
+
+        return Video
     raise AttributeError(f"module 'vlrt' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ TEMPLATE = "chat_template.jinja"
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def copy_assets(checkpoint: Checkpoint, folder: Path) -> None:
+def copy_assets(checkpoint: Checkpoint, folder: Path, *, template: str | None = None) -> None:
     """Puts the tokenizer, and the chat template where there is one, into a package.
+
+    `template` is used where the checkpoint has none, or one of a language model alone.
 
     Raises:
         CheckpointNotFoundError: the checkpoint has no tokenizer.json.
@@ -31,7 +34,9 @@ def copy_assets(checkpoint: Checkpoint, folder: Path) -> None:
             "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     shutil.copyfile(tokenizer, folder / TOKENIZER)
-    template = chat_template(checkpoint)
+    own = chat_template(checkpoint)
+    if own is not None and (template is None or "image" in own):
+        template = own
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="")
 
@@ -62,7 +67,9 @@ def special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def generation(checkpoint: Checkpoint, max_context: int) -> Generation:
+def generation(
+    checkpoint: Checkpoint, max_context: int, more_stop_ids: Iterable[int] = ()
+) -> Generation:
     """Stop ids and penalties of generation_config.json, or else config.json.
 
     Raises:
@@ -73,7 +80,9 @@ def generation(checkpoint: Checkpoint, max_context: int) -> Generation:
     stop = given.get("eos_token_id")
     if stop is None:
         stop = text_config(checkpoint.config).get("eos_token_id")
-    if stop is None:
+    named = stop if isinstance(stop, list) else [] if stop is None else [stop]
+    stop_ids = tuple(dict.fromkeys([*named, *more_stop_ids]))
+    if not stop_ids:
         raise CheckpointError(
             "eos_token_id: neither generation_config.json nor config.json has it; add it to "
             "generation_config.json, or answers would never end"
@@ -83,5 +92,4 @@ def generation(checkpoint: Checkpoint, max_context: int) -> Generation:
             f"generation_config.json: num_beams {given['num_beams']}, expected 1: vlrt decodes "
             "greedily; remove the key to export anyway"
         )
-    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,)
     return Generation(stop_ids, max_context, float(given.get("repetition_penalty") or 1.0))

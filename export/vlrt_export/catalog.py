@@ -50,6 +50,22 @@ CATALOG: tuple[ModelCard, ...] = (
         download_bytes=16_582_751_232,
         licence="Apache-2.0",
     ),
+    ModelCard(
+        name="llava-1.5-7b",
+        repo="llava-hf/llava-1.5-7b-hf",
+        family="llava",
+        parameters=7_063_427_072,
+        download_bytes=14_126_854_144,
+        licence="Llama 2 Community",
+    ),
+    ModelCard(
+        name="llama-3-vision-alpha",
+        repo="qresearch/llama-3-vision-alpha-hf",
+        family="llamavision",
+        parameters=8_479_990_848,
+        download_bytes=16_959_981_696,
+        licence="Llama 3 Community",
+    ),
 )
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.errors import CheckpointError, CheckpointNotFoundError, shortlist
 
-__all__ = ["Checkpoint", "Tensor", "read_json"]
+__all__ = ["Checkpoint", "Tensor", "read_header", "read_json"]
 
 DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# What else a file may hold: buffers of positions, which nobody reads, or quantised weights.
+FOREIGN = {
+    **{"BOOL": np.dtype("?"), "F64": np.dtype("<f8")},
+    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 INDEX = "model.safetensors.index.json"
@@ -53,6 +62,11 @@ class Tensor:
         """Elements in one entry of the first axis."""
         return math.prod(self.shape[1:])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
@@ -62,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
@@ -105,8 +119,13 @@ class Checkpoint:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{INDEX}: it has no 'weight_map'")
             names = sorted({str(name) for name in weight_map.values()})
-        else:
+        elif (self.folder / SINGLE).is_file():
             names = [SINGLE]
+        else:
+            raise CheckpointNotFoundError(
+                f"{self.folder}: it has neither {SINGLE} nor {INDEX}; only safetensors are read: "
+                "load it in transformers and save it with save_pretrained, or download it again"
+            )
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise CheckpointError(f"{INDEX}: names files outside the folder: {shortlist(outside)}")
@@ -117,6 +136,11 @@ class Checkpoint:
                 f"{shortlist(missing)}; download the checkpoint again"
             )
         return tuple(self.folder / name for name in names)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that weights and sizes are read from, by name."""
+        return {path.name: path for path in (*self.shards, self.folder / "config.json")}
 
     @cached_property
     def stored(self) -> dict[str, Tensor]:
@@ -148,12 +172,20 @@ class Checkpoint:
                     "one tensor in one checkpoint"
                 )
             renamed[name] = tensor
+        readable = DTYPES.values()
+        foreign = [tensor for tensor in renamed.values() if tensor.dtype not in readable]
+        if foreign:
+            listed = shortlist(f"{tensor.name} ({tensor.dtype})" for tensor in foreign)
+            raise CheckpointError(
+                f"{self.folder}: {len(foreign)} tensors are not stored as {', '.join(DTYPES)}: "
+                f"{listed}; give the unquantised checkpoint"
+            )
         return renamed
 
     def read(self, tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows start..stop as stored, [rows, row_size]; safe to call from several threads."""
         stop = tensor.rows if stop is None else stop
-        row_bytes = tensor.row_size * tensor.dtype.itemsize
+        row_bytes = tensor.nbytes // tensor.rows
         buffer = np.empty((stop - start) * row_bytes, np.uint8)
         handle = self._open(tensor.file)
         handle.seek(tensor.offset + start * row_bytes)
@@ -182,6 +214,11 @@ class Checkpoint:
             handles[file] = file.open("rb", buffering=0)
         return handles[file]
 
+    def close(self) -> None:
+        """Closes what this thread has open; reading opens it again."""
+        for handle in self._handles.__dict__.pop("files", {}).values():
+            handle.close()
+
 
 def read_header(shard: Path) -> list[Tensor]:
     """The tensors that a safetensors file says it holds, checked against the file's size."""
@@ -192,28 +229,34 @@ def read_header(shard: Path) -> list[Tensor]:
             raise CheckpointError(f"{shard.name}: not a safetensors file, or cut short")
         try:
             header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{shard.name}: its header is damaged: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{shard.name}: its header is no JSON object")
     header.pop("__metadata__", None)
     try:
-        return [_entry(shard, name, entry, 8 + length, size) for name, entry in header.items()]
-    except (KeyError, TypeError, ValueError) as error:
+        found = [_entry(shard, name, entry, 8 + length, size) for name, entry in header.items()]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{shard.name}: its header is damaged: {error!r}") from error
+    found.sort(key=lambda tensor: tensor.offset)
+    for before, after in pairwise(found):
+        if before.offset + before.nbytes > after.offset:
+            raise CheckpointError(f"{shard.name}: {before.name} and {after.name} overlap: damaged")
+    return found
 
 
 def _entry(shard: Path, name: str, entry: dict[str, Any], base: int, size: int) -> Tensor:
     where = f"{shard.name}: {name}"
-    if entry["dtype"] not in DTYPES:
+    dtype = (DTYPES | FOREIGN).get(entry["dtype"])
+    if dtype is None:
         raise CheckpointError(
             f"{where}: dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}; "
             "give the unquantised checkpoint"
         )
-    dtype, shape = DTYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
-    first, last = entry["data_offsets"]
+    shape = tuple(int(n) for n in entry["shape"])
+    first, last = (int(n) for n in entry["data_offsets"])
     if first < 0 or min(shape, default=1) < 1 or last - first != math.prod(shape) * dtype.itemsize:
         raise CheckpointError(f"{where}: {last - first} bytes do not hold {dtype} {list(shape)}")
     if base + last > size:

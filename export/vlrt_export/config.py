@@ -24,7 +24,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # of PIL
 # What transformers' LlamaConfig takes where config.json is silent.
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
@@ -137,15 +137,14 @@ def square_parameters(checkpoint: Checkpoint, side: int, **defaults: Any) -> dic
     """
     given = image_config(checkpoint)
     size = given.get("size") or {"height": side, "width": side}
-    edge = size if isinstance(size, int) else size.get("shortest_edge")
     crop = given.get("crop_size") or side
-    made = (
-        size
-        if edge is None
-        else {"height": crop, "width": crop} | (crop if isinstance(crop, dict) else {})
-    )
-    sides = {made.get("height"), made.get("width")}
-    if sides != {side} or (edge is not None and edge < side):
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    edge = size.get("shortest_edge")
+    made = size if edge is None else crop
+    if {made.get("height"), made.get("width")} != {side} or (edge or side) < side:
         raise CheckpointError(
             f"preprocessor_config.json: size {size} and crop_size {crop}, expected pictures of "
             f"{side}x{side} as config.json says"

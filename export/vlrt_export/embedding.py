@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlrt_export.checkpoint import DTYPES, Tensor
 from vlrt_export.layers.linear import BLOCK_ELEMENTS
+from vlrt_export.quantize import SMALLEST_SCALE
 from vlrt_export.writer import ALIGNMENT, Unit
 
 __all__ = ["EmbeddingFile"]
@@ -23,16 +24,14 @@ def _bfloat16(rows: Rows) -> tuple[NDArray[Any], ...]:
 
 
 def _half(rows: Rows) -> tuple[NDArray[Any], ...]:
-    if not np.abs(rows).max() <= np.finfo(np.float16).max:
-        raise ValueError("holds values that fp16 cannot, or not a number; choose another precision")
+    if np.abs(rows).max() > np.finfo(np.float16).max:
+        raise ValueError("holds values that fp16 cannot; choose another precision")
     return (rows.astype(np.float16),)
 
 
 def _int8(rows: Rows) -> tuple[NDArray[Any], ...]:
-    top = np.abs(rows).max(1)
-    if not np.isfinite(top).all():
-        raise ValueError("holds values that are infinite or not a number")
-    scales = np.where(top > 0, top / np.float32(127), np.float32(1))
+    scales = np.abs(rows).max(1) / np.float32(127)
+    scales[scales < SMALLEST_SCALE] = 1
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 

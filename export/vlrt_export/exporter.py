@@ -16,12 +16,19 @@ from vlrt_export.atomic import atomic_folder, check_target, sync
 from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family, family_of
+from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import EMBEDDINGS, precision_plan
-from vlrt_export.sources import Source, resolve
-from vlrt_export.weights import Precision, Weights
+from vlrt_export.sources import Source
+from vlrt_export.weights import Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
 from vlrt_runtime.digest import sha256_files
-from vlrt_runtime.errors import CheckpointError, InputError, StorageError, shortlist
+from vlrt_runtime.errors import (
+    CheckpointError,
+    InputError,
+    PackageError,
+    StorageError,
+    shortlist,
+)
 from vlrt_runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -31,6 +38,7 @@ from vlrt_runtime.manifest import (
     Manifest,
     PrecisionSpec,
     SourceSpec,
+    read_manifest,
 )
 from vlrt_runtime.version import __version__
 
@@ -52,6 +60,8 @@ def export(
     block_size: int = 128,
     accuracy_level: int = 4,
     revision: str | None = None,
+    vision_tower: str | os.PathLike[str] | None = None,
+    projector_file: str | os.PathLike[str] | None = None,
     name: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -69,6 +79,8 @@ def export(
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
         accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
         revision: branch, tag or commit on the hub.
+        vision_tower: a folder or hub id, where `source` is a language model alone.
+        projector_file: the projector's weights, where `source` is a language model alone.
         name: the model's name, for people; the folder's where not given.
         force: replace a package that is already there.
         progress: called with (what, bytes done, bytes in all).
@@ -79,7 +91,8 @@ def export(
     Raises:
         VlrtError: see `vlrt_runtime.errors`; nothing is left at `output` then.
     """
-    target = Path(output).expanduser()
+    # Of `.` the name is wanted, and pathlib keeps `..` and fails on `~nobody`.
+    target = Path(os.path.abspath(os.path.expanduser(output)))  # noqa: PTH100, PTH111
     report = progress or (lambda what, done, total: None)
     if embedding not in EMBEDDINGS:
         raise InputError(f"embedding {embedding!r}: expected one of {', '.join(EMBEDDINGS)}")
@@ -87,16 +100,27 @@ def export(
     kinds = {"block_size": block_size, "accuracy_level": accuracy_level}
     precision_plan(overrides, precision=precision, overrides=overrides, **kinds)  # bad words first
     check_target(target, force=force)
-    found = resolve(source, revision=revision, progress=report)
-    checkpoint = Checkpoint(found.folder)
+    checkpoint, found = open_checkpoint(
+        source,
+        vision_tower=vision_tower,
+        projector_file=projector_file,
+        revision=revision,
+        progress=report,
+    )
     family = family_of(checkpoint)
     plan = precision_plan(family.graphs, precision=precision, overrides=overrides, **kinds)
     with atomic_folder(target, force=force) as folder:
         job = _Job(checkpoint, family, plan, embedding, folder)
+        assets.copy_assets(checkpoint, folder, template=family.chat_template)
         job.write(report)
-        assets.copy_assets(checkpoint, folder)
         manifest = job.manifest(name or target.name, found)
         (folder / MANIFEST).write_bytes(manifest.to_json())
+        try:
+            read_manifest(folder)
+        except PackageError as error:  # nothing has checked the types of what JSON files said
+            raise CheckpointError(
+                f"{checkpoint.folder}: a value in its JSON files cannot be used: {error.__cause__}"
+            ) from error
         for path in folder.iterdir():
             sync(path)
     return target
@@ -116,6 +140,10 @@ class _Job:
         self.checkpoint, self.family, self.plan, self.folder = checkpoint, family, plan, folder
         self.config = family.config(checkpoint.config)
         self.runtime = family.runtime(checkpoint, self.config)
+        self.generation = assets.generation(
+            checkpoint, self.runtime.max_context, self.runtime.stop_ids
+        )
+        self.special_tokens = assets.special_tokens(checkpoint)
         tensors = checkpoint.rename(family.canonical)
         table = tensors.get(family.embedding)
         if table is None or len(table.shape) != 2:
@@ -125,10 +153,15 @@ class _Job:
         self.models: dict[str, ir.Model] = {}
         self.files: dict[str, DataFile] = {}
         self.parameters: dict[str, int] = {}
+        faults = Faults()
         for graph_name, make in family.graphs.items():
-            weights = Weights(checkpoint, tensors, plan[graph_name])
+            weights = Weights(checkpoint, tensors, plan[graph_name], faults=faults)
             self._plan_graph(graph_name, make(weights, self.config))
-        self._check_unused(tensors, table)
+        inputs = {value.name: value for value in self.models["decoder"].graph.inputs}
+        width = graph.specs([inputs["inputs_embeds"]])[0].shape[-1]
+        if table.shape[1] != width:
+            faults.misshapen.append(f"{table.name} {list(table.shape)}, expected {width} columns")
+        self._check_tensors(tensors, table, faults)
 
     def _plan_graph(self, name: str, module: Any) -> None:
         self.models[name] = graph.build(module, name)
@@ -142,24 +175,36 @@ class _Job:
         ]
         assert not empty, f"{name}: parameters that nothing fills: {shortlist(empty)}"
 
-    def _check_unused(self, tensors: Mapping[str, Tensor], table: Tensor) -> None:
-        """Every tensor is used, dropped by name, or a second copy of the embedding table."""
+    def _check_tensors(self, tensors: Mapping[str, Tensor], table: Tensor, faults: Faults) -> None:
+        """All are there; each is used, dropped by name, or a second copy of the embedding table."""
         unused = {
             name: tensor
             for name, tensor in tensors.items()
             if tensor.name not in self.checkpoint.used and not name.startswith(self.family.dropped)
         }
         head = unused.pop("lm_head.weight", None)
+        found = {
+            "the checkpoint lacks": list(dict.fromkeys(faults.missing)),
+            "other shapes than config.json calls for have": faults.misshapen,
+            f"no part of {self.family.name} has a place for": sorted(
+                tensor.name for tensor in unused.values()
+            ),
+        }
+        said = [
+            f"{what} {len(names)} tensor{'s' * (len(names) > 1)}: {shortlist(names)}"
+            for what, names in found.items()
+            if names
+        ]
+        if said:
+            raise CheckpointError(
+                f"{'; '.join(said)}; do config.json and the weights belong together?"
+            )
         if head is not None and not _equal(self.checkpoint, head, table):
             raise CheckpointError(
                 f"{head.name}: differs from {table.name}, but config.json ties them "
                 "(tie_word_embeddings); correct the one that is wrong"
             )
-        if unused:
-            raise CheckpointError(
-                f"{len(unused)} tensors of the checkpoint belong to no part of {self.family.name}: "
-                f"{shortlist(sorted(t.name for t in unused.values()))}"
-            )
+        self.checkpoint.close()
 
     def write(self, report: Progress) -> None:
         """Makes all weights and saves the graphs."""
@@ -193,11 +238,11 @@ class _Job:
     def manifest(self, name: str, source: Source) -> Manifest:
         """What the package says of itself."""
         rows, width = self.embedding.tensor.shape
-        used = [*self.checkpoint.shards, self.checkpoint.folder / "config.json"]
-        unknown = [path for path in used if path.name not in source.digests]
+        files = self.checkpoint.files
+        unknown = {key: path for key, path in files.items() if key not in source.digests}
         digests = dict(source.digests) | sha256_files(unknown)
-        entries = {path.name: path for path in self.folder.iterdir() if path.name[0] != "."}
-        hashes = sha256_files(entries.values())
+        entries = {path.name: path for path in self.folder.iterdir()}
+        hashes = sha256_files(entries)
         return Manifest(
             schema_version=SCHEMA_VERSION,
             vlrt_version=__version__,
@@ -208,11 +253,11 @@ class _Job:
             graphs={key: self._graph_spec(key, model) for key, model in self.models.items()},
             embedding=EmbeddingSpec(EMBEDDING, rows, width, self.embedding.precision),
             tokens=dict(self.runtime.tokens),
-            special_tokens=assets.special_tokens(self.checkpoint),
+            special_tokens=self.special_tokens,
             image=dict(self.runtime.image),
             rope=dict(self.runtime.rope),
             text=dict(self.runtime.text),
-            generation=assets.generation(self.checkpoint, self.runtime.max_context),
+            generation=self.generation,
             files={
                 key: FileEntry(path.stat().st_size, hashes[key])
                 for key, path in sorted(entries.items())

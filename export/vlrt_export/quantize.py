@@ -21,6 +21,7 @@ __all__ = ["CLIP_RATIOS", "Blocks", "dequantize", "quantize"]
 # the plain range, and further ones change the third digit.
 CLIP_RATIOS = {4: (1.0, 0.94, 0.88, 0.82, 0.76), 8: (1.0,)}
 SMALLEST_SCALE = np.float32(1e-30)  # below it, 1 / scale overflows: such a block is zero
+LARGEST = np.float32(1e15)  # beyond it, sums of squares overflow; no weight is near it
 
 
 class Blocks(NamedTuple):
@@ -40,7 +41,7 @@ def quantize(weight: NDArray[np.float32], *, bits: int, block: int) -> Blocks:
     """Quantises rows [rows, k] to 4 or 8 bits; k is padded with zeros to whole blocks.
 
     Raises:
-        ValueError: a value is infinite or not a number.
+        ValueError: a value is infinite, not a number, or beyond 1e15.
     """
     rows, k = weight.shape
     blocks, top = -(-k // block), np.float32(2**bits - 1)
@@ -49,8 +50,8 @@ def quantize(weight: NDArray[np.float32], *, bits: int, block: int) -> Blocks:
     # The block axis comes first, so that every step below runs along memory.
     w = np.ascontiguousarray(weight.reshape(rows * blocks, block).T)
     low, high = np.minimum(w.min(0), 0), np.maximum(w.max(0), 0)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError("holds values that are infinite or not a number")
+    if not (low.min() >= -LARGEST and high.max() <= LARGEST):
+        raise ValueError(f"holds values beyond {LARGEST:g}, or not a number")
     t = np.empty_like(w)
     best_gain = np.full(w.shape[1], -1, np.float32)
     best_scale, best_zero = np.ones_like(best_gain), np.zeros_like(best_gain)

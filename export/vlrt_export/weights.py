@@ -6,18 +6,19 @@ a graph is built. `writer.py` does the reading, row block by row block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from vlrt_export.checkpoint import Checkpoint, Tensor
-from vlrt_runtime.errors import CheckpointError, InputError, shortlist
+from vlrt_export.checkpoint import DTYPES, Checkpoint, Tensor
+from vlrt_runtime.errors import InputError
 
-__all__ = ["PRECISIONS", "Fill", "Precision", "Weights"]
+__all__ = ["PRECISIONS", "Faults", "Fill", "Precision", "Weights"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -64,6 +65,14 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """Tensors that were asked for and are not there, or not in the shape that was asked for."""
+
+    missing: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Weights:
     """Tensors by canonical name, seen from a prefix.
 
@@ -71,43 +80,34 @@ class Weights:
         checkpoint: notes which of its tensors were taken.
         tensors: canonical name -> tensor.
         precision: read by `Linear` alone.
+        faults: gathered while graphs are built, so that one error can name them all.
     """
 
     checkpoint: Checkpoint
     tensors: Mapping[str, Tensor]
     precision: Precision
     prefix: str = ""
+    faults: Faults = field(default_factory=Faults)
 
     def at(self, name: str) -> Weights:
         """The same, seen from one level down."""
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
-        """The tensor of that name, noted as used.
-
-        Raises:
-            CheckpointError: it is not there, or has another shape.
-        """
+        """The tensor of that name, noted as used; one that is none where `faults` has noted it."""
         full = self.prefix + name
         tensor = self.tensors.get(full)
         if tensor is None:
-            raise CheckpointError(_missing(full, self.tensors))
+            self.faults.missing.append(full)
+            return Tensor(full, Path(), 0, DTYPES["F32"], tuple(shape))
         if tensor.shape != tuple(shape):
-            raise CheckpointError(
-                f"{tensor.name}: shape {list(tensor.shape)}, expected {list(shape)} by config.json"
-            )
+            found = f"{tensor.name} {list(tensor.shape)}, expected {list(shape)}"
+            self.faults.misshapen.append(found)
         self.checkpoint.used.add(tensor.name)
-        return tensor
+        return replace(tensor, shape=tuple(shape))
 
     def drop(self, name: str) -> None:
         """Notes that the tensors of the module of that name are left out on purpose."""
         below = f"{self.prefix}{name}."
         dropped = (tensor.name for key, tensor in self.tensors.items() if key.startswith(below))
         self.checkpoint.used.update(dropped)
-
-
-def _missing(name: str, tensors: Iterable[str]) -> str:
-    parent = name.rpartition(".")[0].rpartition(".")[0]
-    beside = sorted(other for other in tensors if parent and other.startswith(f"{parent}."))
-    near = f"; beside it there are {shortlist(beside)}" if beside else ""
-    return f"{name}: the checkpoint has no such tensor{near}"

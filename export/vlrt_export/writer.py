@@ -10,7 +10,8 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def run_units(
     feed, lock, stop = iter(units), threading.Lock(), threading.Event()
 
     def work() -> None:
-        with path.open("r+b", buffering=0) as file:  # a handle each: seeking needs no lock
+        # A handle each: seeking needs no lock.
+        with path.open("r+b", buffering=0) as file, closing(checkpoint):
             while not stop.is_set():
                 with lock:
                     unit = next(feed, None)
@@ -118,6 +120,8 @@ def run_units(
                     return
                 rows = checkpoint.read_float(unit.tensor, unit.start, unit.stop)
                 try:
+                    if not np.isfinite(rows).all():
+                        raise ValueError("holds values that are infinite or not a number")
                     made = unit.write(rows)
                 except ValueError as error:
                     where = f"{unit.tensor.name}, rows {unit.start} to {unit.stop}"
@@ -131,10 +135,11 @@ def run_units(
     with ThreadPoolExecutor(workers()) as pool:
         futures = [pool.submit(work) for _ in range(workers())]
         try:
-            for future in futures:
-                future.result()
+            wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()  # one failed, or Ctrl-C: the others end with their block
+    for future in futures:
+        future.result()
 
 
 def _write_all(file: Any, array: np.ndarray[Any, Any]) -> None:

@@ -1,7 +1,8 @@
 """Messages to prompt text, by the checkpoint's own chat template in jinja2's sandbox.
 
 A message is {"role": ..., "content": text or parts}; a part is {"type": "text", "text": ...} or
-{"type": "image"}, with the picture under "image" or in the list beside the messages.
+{"type": "image"}, with the picture under "image" or in the list beside the messages; or the same of
+"video", where "fps" and "max_frames" may stand beside it (see `vlrt_runtime.video`).
 """
 
 from __future__ import annotations
@@ -16,31 +17,41 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vlrt_runtime.errors import InputError
+from vlrt_runtime.errors import InputError, PackageError
+from vlrt_runtime.video import Video, as_video
 
 __all__ = ["Message", "as_messages", "compile_template"]
 
 Message = Mapping[str, Any]
+MAX_TEXT = 1 << 24  # characters of a prompt; far more than any context holds
 
 
 def as_messages(
-    prompt: str | Sequence[Message], images: Sequence[Any]
+    prompt: str | Sequence[Message], images: Sequence[Any], videos: Sequence[Any] = ()
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """A prompt in its full form: messages whose contents are parts, and the pictures in order.
 
-    A text gets all pictures in front of it. In messages, picture parts without a picture of their
-    own take the next of `images`.
+    A text gets all pictures in front of it, then all videos. In messages, picture parts without a
+    picture of their own take the next of `images`, and so do videos. Among the pictures that are
+    returned, a `Video` stands for one.
 
     Raises:
         InputError: a message is malformed, or parts and pictures do not match.
     """
     if isinstance(prompt, str):
-        parts = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
-        return [{"role": "user", "content": parts}], list(images)
-    waiting, pictures = list(images), list[Any]()
+        parts = [{"type": "image"} for _ in images] + [{"type": "video"} for _ in videos]
+        parts.append({"type": "text", "text": prompt})
+        return [{"role": "user", "content": parts}], [*images, *map(as_video, videos)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"prompt: {type(prompt).__name__}, expected text or a list of messages")
+    pictures = list[tuple[str, Any]]()
     messages: list[dict[str, Any]] = []
     for number, message in enumerate(prompt):
         where = f"message {number}"
+        if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f'{where}: expected {{"role": ..., "content": ...}}, got {message!r:.80}'
+            )
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
             raise InputError(f"{where}: role {role!r}, expected system, user or assistant")
@@ -48,34 +59,45 @@ def as_messages(
             content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
             raise InputError(f"{where}: content is {type(content).__name__}, expected text or list")
-        parts = [_part(part, where, waiting, pictures) for part in cast(list[Any], content)]
+        parts = _Parts(_part(part, where, pictures) for part in cast(list[Any], content))
         messages.append({"role": role, "content": parts})
     if not messages:
         raise InputError("messages: the list is empty; expected at least one user message")
-    if waiting:
-        raise InputError(
-            f"images: {len(images)} given, {len(images) - len(waiting)} used by the messages; "
-            'add {"type": "image"} parts where they belong'
-        )
-    return messages, pictures
+    waiting = {"image": list(images), "video": [as_video(video) for video in videos]}
+    for kind, given in waiting.items():
+        places = sum(part == kind and source is None for part, source in pictures)
+        if places != len(given):
+            raise InputError(
+                f'{kind}s: {len(given)} given, for {places} {{"type": "{kind}"}} parts of the '
+                "messages that have none of their own; there must be one for each"
+            )
+    return messages, [
+        waiting[kind].pop(0) if picture is None else picture for kind, picture in pictures
+    ]
 
 
-def _part(part: Any, where: str, waiting: list[Any], pictures: list[Any]) -> dict[str, Any]:
+class _Parts(list[dict[str, Any]]):
+    """Parts of a message that read as their text where a template wants text (Mllama's system)."""
+
+    def __str__(self) -> str:
+        return "".join(part.get("text", "") for part in self)
+
+
+def _part(part: Any, where: str, pictures: list[tuple[str, Any]]) -> dict[str, Any]:
     entry: Message = cast(Message, part) if isinstance(part, Mapping) else {}
     if entry.get("type") == "text" and isinstance(entry.get("text"), str):
         return {"type": "text", "text": entry["text"]}
-    if entry.get("type") != "image":
+    kind = entry.get("type")
+    if kind not in ("image", "video"):
         raise InputError(
-            f'{where}: a part is {{"type": "text", "text": ...}} or {{"type": "image"}}, '
-            f"got {part!s:.80}"
+            f'{where}: a part is {{"type": "text", "text": ...}}, {{"type": "image"}} or '
+            f'{{"type": "video"}}, got {part!s:.80}'
         )
-    picture = entry.get("image")
-    if picture is None:
-        if not waiting:
-            raise InputError(f"{where}: more picture parts than pictures were given")
-        picture = waiting.pop(0)
-    pictures.append(picture)
-    return {"type": "image"}
+    source = entry.get(kind)
+    if kind == "video" and source is not None and not isinstance(source, Video):
+        source = Video(source, entry.get("fps"), entry.get("max_frames"))
+    pictures.append((kind, source))
+    return {"type": kind}
 
 
 def compile_template(
@@ -88,7 +110,8 @@ def compile_template(
     sandbox: a package may come from anywhere.
 
     Raises:
-        InputError: the template cannot be parsed, or refuses the messages.
+        PackageError: the template cannot be parsed.
+        InputError: from the function: the template refuses the messages.
     """
     environment: Any = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -98,18 +121,32 @@ def compile_template(
     environment.globals["strftime_now"] = _now
     try:
         template = environment.from_string(source)
-    except TemplateError as error:
-        raise InputError(f"chat template: {error}; the package's template is damaged") from error
+    except Exception as error:  # RecursionError and the like, of templates nested too deeply
+        raise PackageError(
+            f"chat template: it is damaged: {_reason(error)}; export the package again"
+        ) from error
 
     def render(messages: Sequence[Message]) -> str:
+        variables = {**special_tokens, "messages": messages, "add_generation_prompt": True}
+        text, length = list[str](), 0
         try:
-            return template.render(
-                messages=messages, add_generation_prompt=True, **dict(special_tokens)
-            )
-        except (TemplateError, TypeError, OverflowError) as error:
-            raise InputError(f"chat template: it refuses these messages: {error}") from error
+            for piece in template.generate(variables):
+                text.append(piece)
+                length += len(piece)
+                if length > MAX_TEXT:
+                    raise OverflowError(f"they become more than {MAX_TEXT} characters")
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise InputError(
+                f"chat template: it refuses these messages: {_reason(error)}"
+            ) from error
+        return "".join(text)
 
     return render
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, TemplateError | TypeError | OverflowError) and str(error)
+    return known or f"{type(error).__name__} {error}".strip()
 
 
 class _Generation(Extension):

@@ -53,7 +53,11 @@ class Decoder:
         self._vocab_size = int(logits.shape[-1])
         self._logits: Array | None = None
         for name, array in (static or {}).items():
-            self._bind_input(name, array)
+            # Not copied: these may be large, and nothing is ever written into them.
+            held = np.ascontiguousarray(array)
+            value = ort.OrtValue.ortvalue_from_numpy(held)
+            self._inputs[name] = (held, value)
+            self._binding.bind_ortvalue_input(name, value)
 
     def run(self, inputs: Mapping[str, Array], *, num_logits: int = 1) -> NDArray[np.float32]:
         """Adds positions to the sequence.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,11 +13,10 @@ __all__ = ["sha256_files"]
 CHUNK = 1 << 20  # bytes read at a time
 
 
-def sha256_files(paths: Iterable[Path]) -> dict[str, str]:
-    """Hexadecimal digests by file name; as many files at a time as there are cores."""
-    files = list(paths)
+def sha256_files(files: Mapping[str, Path]) -> dict[str, str]:
+    """Hexadecimal digests by the names given; as many files at a time as there are cores."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return dict(zip((path.name for path in files), pool.map(_sha256, files), strict=True))
+        return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
 
 
 def _sha256(path: Path) -> str:

@@ -36,9 +36,13 @@ class EmbeddingTable:
             self._scales = (
                 _mapped(path, header["scales"], 8 + length) if "scales" in header else None
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PackageError(f"{path}: damaged: {error}; export the package again") from error
-        self.rows, self.width = self._weight.shape
+            self.rows, self.width = self._weight.shape
+            if self._scales is not None and self._scales.shape != (self.rows,):
+                raise ValueError(f"{self._scales.shape} scales for {self.rows} rows")
+        except Exception as error:  # RecursionError and the like: the header may hold anything
+            raise PackageError(
+                f"{path}: damaged: {type(error).__name__}: {error}; export the package again"
+            ) from error
 
     def __call__(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows of the ids: int64 [s] -> float32 [s, width].

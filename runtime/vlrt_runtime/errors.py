@@ -21,6 +21,7 @@ __all__ = [
     "PackageExistsError",
     "PackageNotFoundError",
     "StorageError",
+    "VideoError",
     "VlrtError",
     "shortlist",
 ]
@@ -36,6 +37,10 @@ class InputError(VlrtError, ValueError):
 
 class ImageError(InputError):
     """A picture that cannot be read or used."""
+
+
+class VideoError(InputError):
+    """A video that cannot be read or used."""
 
 
 class ContextLengthError(InputError):

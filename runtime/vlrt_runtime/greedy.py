@@ -52,6 +52,6 @@ def penalize(logits: Logits, seen: Sequence[int] | NDArray[Any], penalty: float)
     divided.
     """
     ids = np.unique(np.asarray(seen, np.int64))
-    ids = ids[ids < len(logits)]  # a placeholder may have no logit
+    ids = ids[(ids >= 0) & (ids < len(logits))]  # a placeholder may have no logit
     values = logits[ids]
     logits[ids] = np.where(values < 0, values * penalty, values / penalty)

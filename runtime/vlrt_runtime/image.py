@@ -28,7 +28,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from vlrt_runtime.errors import ImageError, InputError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "ImageWarning", "load_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "ImageWarning", "load_image", "open_file"]
 
 ImageSource: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]
@@ -64,7 +64,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if max_pixels < 1:
         raise InputError(f"max_pixels: expected 1 or more, got {max_pixels}")
     if isinstance(source, str | os.PathLike):
-        with _open(source) as file:
+        with open_file(source) as file:
             return _from_file(file, f"'{os.fsdecode(source)}'", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_file(BytesIO(source), f"the picture given as {len(source)} bytes", max_pixels)
@@ -78,20 +78,23 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     )
 
 
-def _open(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(
+    path: str | os.PathLike[str], what: str = "picture", error_class: type[InputError] = ImageError
+) -> BinaryIO:
+    """Opens a regular file on this machine; `what` is the word for it in errors."""
     name = os.fsdecode(path)
     if name.lower().startswith(("http:", "https:", "data:")):
         # Cut short, for a data: address is a whole picture.
-        raise ImageError(f"not a file: '{name[:60]}': nothing is downloaded; give a path or bytes")
+        raise error_class(f"not a file: '{name[:60]}': nothing is downloaded; give a path or bytes")
     try:
         mode = Path(name).stat().st_mode
         if stat.S_ISREG(mode):  # a pipe could keep us waiting for ever
             return Path(name).open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"picture cannot be opened: '{name}': {reason}; check the path") from error
+        raise error_class(f"{what} cannot be opened: '{name}': {reason}; check the path") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-    raise ImageError(f"{kind}, not a picture: '{name}': give the path of one picture")
+    raise error_class(f"{kind}, not a {what}: '{name}': give the path of one {what}")
 
 
 def _from_file(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:

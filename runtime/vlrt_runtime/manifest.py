@@ -161,7 +161,7 @@ def read_manifest(folder: Path) -> Manifest:
                 + ("update vlrt" if newer else "export the package again with this vlrt")
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PackageError(f"{path}: {error}; export the package again") from error
     _check_paths(path, manifest)
     return manifest

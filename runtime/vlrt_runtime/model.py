@@ -5,141 +5,36 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from vlrt_runtime.answer import Answer, Clock, Stream, Timings
 from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.decoder import Decoder
 from vlrt_runtime.embedding import EmbeddingTable
-from vlrt_runtime.entities import Entity, placed
-from vlrt_runtime.errors import ContextLengthError, InputError
+from vlrt_runtime.entities import placed
+from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
 from vlrt_runtime.families import Layout, Picture, family_of
 from vlrt_runtime.greedy import FinishReason, greedy, penalize
 from vlrt_runtime.image import ImageSource, load_image
 from vlrt_runtime.package import Package
 from vlrt_runtime.session import Graph, default_threads, open_session, pick_device
 from vlrt_runtime.text import TextCodec
+from vlrt_runtime.video import Video, VideoSource, as_video
 
 __all__ = ["Answer", "Model", "Stream", "Timings"]
 
 DEFAULT_NEW_TOKENS = 256
 EMBEDS = "image_embeds"  # the projector's output that takes the place of placeholders
+GRAPHS = ("vision_encoder", "projector", "decoder")
+ONE_VIDEO = (str, os.PathLike, Video)
+ONE_PICTURE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray)
 Prompt = str | Sequence[Message]
-
-
-@dataclass
-class Timings:
-    """Milliseconds by stage.
-
-    Attributes:
-        load: opening the package, once per model.
-        preprocess: pictures from their bytes to patches, and the prompt to ids.
-        encode: the vision encoder, all pictures.
-        project: the projector, all pictures.
-        prefill: the prompt through the decoder.
-        ttft: time to first token: from the call, pictures still bytes, to the first id.
-        tpot: time per output token after the first; 0 where there is none.
-        total: from the call to the last id.
-    """
-
-    load: float = 0.0
-    preprocess: float = 0.0
-    encode: float = 0.0
-    project: float = 0.0
-    prefill: float = 0.0
-    ttft: float = 0.0
-    tpot: float = 0.0
-    total: float = 0.0
-
-    def as_dict(self, digits: int = 3) -> dict[str, float]:
-        """By name, rounded."""
-        return {f.name: round(getattr(self, f.name), digits) for f in fields(self)}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said.
-
-    Attributes:
-        text: the answer, without special tokens.
-        token_ids: the new ids, without the one that stopped.
-        finish_reason: stop (the model ended), length (a limit did) or cancelled.
-        prompt_tokens: positions of the prompt, pictures included.
-        image_tokens: positions that pictures took.
-        timings: milliseconds by stage.
-        entities: what the answer points at, of models that do.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    image_tokens: int
-    timings: Timings
-    entities: tuple[Entity, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The object that `vlrt run --json` prints."""
-        return {
-            "text": self.text,
-            "token_ids": self.token_ids,
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": self.prompt_tokens,
-            "image_tokens": self.image_tokens,
-            "timings_ms": self.timings.as_dict(),
-            "entities": [entity.as_dict() for entity in self.entities],
-        }
-
-
-class Stream(Iterator[str]):
-    """Pieces of an answer as they come; `answer` is whole once they have ended."""
-
-    def __init__(self, pieces: Generator[str, None, Answer], cancelled: threading.Event) -> None:
-        self._pieces = pieces
-        self._cancelled = cancelled
-        self.answer: Answer | None = None
-
-    def __next__(self) -> str:
-        """The next piece: whole characters."""
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self.answer = self.answer or cast(Answer, end.value)
-            raise StopIteration from None
-
-    def cancel(self) -> None:
-        """Ends the answer before its next token, or between two stages; from any thread."""
-        self._cancelled.set()
-
-    def result(self) -> Answer:
-        """The whole answer; takes the pieces that are left."""
-        for _ in self:
-            pass
-        assert self.answer is not None
-        return self.answer
-
-
-@dataclass
-class _Clock:
-    """Fills in timings, one stage after the other."""
-
-    timings: Timings
-    start: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self._last = self.start
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        setattr(self.timings, stage, (now - self._last) * 1e3)
-        self._last = now
-
-    def since_start(self) -> float:
-        return (time.perf_counter() - self.start) * 1e3
 
 
 class Model:
@@ -150,7 +45,7 @@ class Model:
     Args:
         package: a folder, or a name that was exported before.
         device: cpu, cuda, or auto for what the package was exported for.
-        threads: cores to use; all that this process may use where not given.
+        threads: cores to use, of those there are; all that this process may use where not given.
         min_pixels: pictures are scaled up to this area; the package's limit where not given.
         max_pixels: pictures are scaled down to this area; the package's limit where not given.
 
@@ -176,19 +71,18 @@ class Model:
         self.package = Package.open(package)
         self.manifest = manifest = self.package.manifest
         self.device = pick_device(device, manifest.device)
-        self.threads = threads or default_threads()
+        # Threads without a core of their own only wait for one another.
+        self.threads = min(threads or default_threads(), os.cpu_count() or 1)
         self.family = family_of(manifest, min_pixels=min_pixels, max_pixels=max_pixels)
         self.codec = TextCodec(
             self.package.path("tokenizer.json"), manifest.special_tokens.get("bos_token")
         )
-        template = self.family.template
-        if (path := self.package.path("chat_template.jinja")).name in manifest.files:
-            template = path.read_text("utf-8")
-        self._render = compile_template(template, manifest.special_tokens) if template else None
+        self._render = self._template()
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
-        self.vision_encoder = Graph(self._session("vision_encoder"))
-        self.projector = Graph(self._session("projector"))
-        self._decoder = self._session("decoder")
+        # onnxruntime repacks a graph's weights on one core: several graphs, several cores.
+        with ThreadPoolExecutor(len(GRAPHS)) as pool:
+            vision_encoder, projector, self._decoder = pool.map(self._session, GRAPHS)
+        self.vision_encoder, self.projector = Graph(vision_encoder), Graph(projector)
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     def generate(
@@ -196,6 +90,7 @@ class Model:
         prompt: Prompt,
         *,
         images: Sequence[ImageSource] = (),
+        videos: Sequence[VideoSource | Video] = (),
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         raw: bool = False,
     ) -> Answer:
@@ -204,46 +99,66 @@ class Model:
         Args:
             prompt: a question, or messages (see `vlrt_runtime.chat`) for several turns.
             images: pictures: paths, bytes, PIL images or numpy arrays.
+            videos: paths, lists of frames, or `Video`s, which say what to look at in them.
             max_new_tokens: ids to add at most.
             raw: the prompt is the whole text, placeholders included; no chat template.
 
         Raises:
             ImageError: a picture cannot be used.
+            VideoError: a video cannot be used.
             ContextLengthError: the prompt is longer than the model's context.
             InputError: prompt and pictures do not match, or an option cannot be used.
         """
-        return self.stream(prompt, images=images, max_new_tokens=max_new_tokens, raw=raw).result()
+        return self.stream(
+            prompt, images=images, videos=videos, max_new_tokens=max_new_tokens, raw=raw
+        ).result()
 
     def stream(
         self,
         prompt: Prompt,
         *,
         images: Sequence[ImageSource] = (),
+        videos: Sequence[VideoSource | Video] = (),
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         raw: bool = False,
     ) -> Stream:
         """As `generate`, piece by piece: nothing is computed before the first is asked for."""
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-        if isinstance(images, (str, bytes, os.PathLike)):
+        if isinstance(images, ONE_PICTURE):
             raise InputError("images: expected a list of pictures, got one; put it in brackets")
+        if isinstance(videos, ONE_VIDEO):
+            raise InputError("videos: expected a list of videos, got one; put it in brackets")
         cancelled = threading.Event()
-        pieces = self._pieces(prompt, images, max_new_tokens, raw, cancelled)
+        sources = list(images), list(videos)
+        pieces = self._pieces(prompt, *sources, max_new_tokens, raw, cancelled)
         return Stream(pieces, cancelled)
 
     def prepare(
-        self, prompt: Prompt, images: Sequence[ImageSource] = (), *, raw: bool = False
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageSource] = (),
+        videos: Sequence[VideoSource | Video] = (),
+        *,
+        raw: bool = False,
     ) -> tuple[Layout, list[Picture]]:
         """Pictures and prompt as they will enter the graphs; raises what `generate` raises."""
         if raw:
             if not isinstance(prompt, str):
                 raise InputError("prompt: a raw prompt is text, not messages")
-            text, sources = prompt, list(images)
+            if len(images) and len(videos):
+                raise InputError("prompt: pictures and videos together need messages, not raw text")
+            text, sources = prompt, [*images, *map(as_video, videos)]
         else:
-            messages, sources = as_messages(prompt, images)
+            messages, sources = as_messages(prompt, images, videos)
             text = self.chat_text(messages)
         token_ids = self.family.token_ids(text, len(sources), self.codec)
-        pictures = [self.family.picture(load_image(source)) for source in sources]
+        pictures = [
+            self.family.video(source)
+            if isinstance(source, Video)
+            else self.family.picture(load_image(source))
+            for source in sources
+        ]
         layout = self.family.layout(token_ids, pictures)
         length, most = len(layout.token_ids), self.manifest.generation.max_context
         if length == 0:
@@ -263,13 +178,21 @@ class Model:
 
     def encode(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """The vision encoder's outputs for a picture."""
-        return self.vision_encoder(picture.inputs)
+        if picture.runs == 1:
+            return self.vision_encoder(picture.inputs)
+        cut = {name: np.split(a, picture.runs, axis=1) for name, a in picture.inputs.items()}
+        outputs = [
+            self.vision_encoder({name: pieces[run] for name, pieces in cut.items()})
+            for run in range(picture.runs)
+        ]
+        return {name: np.concatenate([o[name] for o in outputs], axis=1) for name in outputs[0]}
 
     def splice(
         self, layout: Layout, projected: Sequence[dict[str, NDArray[Any]]]
     ) -> NDArray[np.float32]:
         """The prompt's embeddings with rows of pictures in their slots, [1, s, hidden]."""
-        embeds = self.embed(layout.token_ids)
+        # A slot's own id may have no row: some placeholders are no tokens of the model.
+        embeds = self.embed(np.where(layout.slots, 0, layout.token_ids))
         rows = [outputs[EMBEDS][0] for outputs in projected if EMBEDS in outputs]
         if rows:
             stacked = np.concatenate(rows)
@@ -278,9 +201,35 @@ class Model:
             embeds[layout.slots] = stacked
         return embeds[None]
 
-    def decoder(self) -> Decoder:
-        """A decoder with an empty cache."""
-        return Decoder(self._decoder)
+    def decoder(self, projected: Sequence[dict[str, NDArray[Any]]] = ()) -> Decoder:
+        """A decoder with an empty cache.
+
+        What else of the projector's outputs the decoder takes stays the same for all positions: all
+        pictures end to end along the axis whose size is free, which is empty without pictures.
+        """
+        static: dict[str, NDArray[Any]] = {}
+        for spec in self._decoder.get_inputs():
+            if spec.name not in self.projector.outputs:
+                continue
+            shape: list[int | str] = spec.shape
+            axis = next(i for i, size in enumerate(shape) if isinstance(size, str))
+            parts = [outputs[spec.name] for outputs in projected]
+            empty = np.zeros([0 if isinstance(size, str) else size for size in shape], np.float32)
+            static[spec.name] = (
+                parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], axis)
+            )
+        return Decoder(self._decoder, static)
+
+    def prefill(
+        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Runs the prompt through the decoder; logits [1, vocab] of its last position."""
+        length = len(layout.token_ids)
+        rows = layout.prefill_rows or length
+        for start in range(0, length - rows, rows):
+            decoder.run(layout.inputs(embeds[:, start : start + rows], start))
+        start = (length - 1) // rows * rows
+        return decoder.run(layout.inputs(embeds[:, start:], start))
 
     def choose(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
         """The next token by greedy decoding; applies the checkpoint's penalty to `logits`."""
@@ -289,6 +238,16 @@ class Model:
             penalize(logits, seen, penalty)
         return int(np.argmax(logits))
 
+    def _template(self) -> Callable[[Sequence[Message]], str] | None:
+        path = self.package.path("chat_template.jinja")
+        if path.name not in self.manifest.files:
+            return None
+        try:
+            source = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise PackageError(f"{path}: not UTF-8 text; export the package again") from error
+        return compile_template(source, self.manifest.special_tokens)
+
     def _session(self, name: str) -> Any:
         return open_session(self.package.graph(name), device=self.device, threads=self.threads)
 
@@ -296,29 +255,29 @@ class Model:
         self,
         prompt: Prompt,
         images: Sequence[ImageSource],
+        videos: Sequence[VideoSource | Video],
         max_new_tokens: int,
         raw: bool,
         cancelled: threading.Event,
     ) -> Generator[str, None, Answer]:
-        clock = _Clock(Timings(load=self.load_ms))
-        layout, pictures = self.prepare(prompt, images, raw=raw)
+        clock = Clock(Timings(load=self.load_ms))
+        layout, pictures = self.prepare(prompt, images, videos, raw=raw)
         clock.lap("preprocess")
         token_ids: list[int] = []
         reason: FinishReason = "cancelled"
+        encoded = [self.encode(picture) for picture in pictures if not cancelled.is_set()]
+        clock.lap("encode")
         if not cancelled.is_set():
-            encoded = [self.encode(picture) for picture in pictures]
-            clock.lap("encode")
             projected = [self.projector(outputs) for outputs in encoded]
             embeds = self.splice(layout, projected)
             clock.lap("project")
             if not cancelled.is_set():
-                ids = self._ids(layout, embeds, max_new_tokens, cancelled, clock)
+                decoder = self.decoder(projected)
+                ids = self._ids(decoder, layout, embeds, max_new_tokens, cancelled, clock)
                 prompt_ids = layout.token_ids.tolist()
                 reason = yield from self.family.stream(self.codec, prompt_ids, ids, token_ids)
         timings = clock.timings
         timings.total = timings.total or clock.since_start()
-        if len(token_ids) > 1:
-            timings.tpot = (timings.total - timings.ttft) / (len(token_ids) - 1)
         image_tokens = sum(picture.tokens for picture in pictures)
         text, found = self.family.read(self.codec, layout.token_ids.tolist(), token_ids)
         entities = placed(found, [picture.size for picture in pictures])
@@ -327,17 +286,18 @@ class Model:
 
     def _ids(
         self,
+        decoder: Decoder,
         layout: Layout,
         embeds: NDArray[np.float32],
         max_new_tokens: int,
         cancelled: threading.Event,
-        clock: _Clock,
+        clock: Clock,
     ) -> Generator[int, None, FinishReason]:
-        decoder, settings = self.decoder(), self.manifest.generation
+        settings = self.manifest.generation
         length = len(layout.token_ids)
         limit = min(max_new_tokens, settings.max_context - length)
         decoder.reserve(length + min(limit, DEFAULT_NEW_TOKENS))
-        logits = decoder.run(layout.inputs(embeds, 0))[-1]
+        logits = self.prefill(decoder, layout, embeds)[-1]
         clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
 
@@ -347,8 +307,7 @@ class Model:
 
         def choose(logits: NDArray[np.float32]) -> int:
             seen.append(token := self.choose(logits, seen))
-            clock.timings.total = clock.since_start()
-            clock.timings.ttft = clock.timings.ttft or clock.timings.total
+            clock.token()
             return token
 
         return (

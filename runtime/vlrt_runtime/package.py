@@ -39,10 +39,12 @@ def find_package(reference: str | os.PathLike[str]) -> Path:
     if (path / MANIFEST).is_file() or (path.exists() and os.fspath(reference) != path.name):
         return path
     store = packages_folder()
-    if path.name == os.fspath(reference) and (store / path.name / MANIFEST).is_file():
-        return store / path.name
+    if path.name == os.fspath(reference):  # kept in lower case, see `default_output`
+        for name in (path.name, path.name.lower()):
+            if (store / name / MANIFEST).is_file():
+                return store / name
     known = [entry.parent.name for entry in sorted(store.glob(f"*/{MANIFEST}"))]
-    near = get_close_matches(path.name, known, n=1)
+    near = get_close_matches(path.name.lower(), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; make one with `vlrt export {reference}`"
     raise PackageNotFoundError(f"{os.fspath(reference)}: no package there or under that name{hint}")
 
@@ -86,7 +88,7 @@ class Package:
     def damaged_files(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's. Reads all of them."""
         entries = self.manifest.files
-        found = sha256_files(self.folder / name for name in entries)
+        found = sha256_files({name: self.folder / name for name in entries})
         return [name for name, entry in entries.items() if found[name] != entry.sha256]
 
     def _check_sizes(self) -> None:

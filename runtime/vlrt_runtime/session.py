@@ -35,10 +35,15 @@ def pick_device(wanted: str, exported_for: str) -> str:
 
     Raises:
         InputError: no device has that name.
+        PackageError: this version does not know the one that the package was exported for.
         DeviceError: this installation of onnxruntime does not have it.
     """
     if wanted not in ("auto", *DEVICES):
         raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
+    if exported_for not in DEVICES:
+        raise PackageError(
+            f"manifest.json: device {exported_for!r}, expected {' or '.join(DEVICES)}; update vlrt"
+        )
     available: list[str] = ort.get_available_providers()
     if wanted == "auto":
         return exported_for if DEVICES[exported_for][0] in available else "cpu"
@@ -73,7 +78,7 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
         # By path, never from bytes: weights are then read, not copied.
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PackageError(
             f"{path}: onnxruntime {ort.__version__} cannot load it: {reason}; "
             "check the package with `vlrt inspect --check`, or export it again"

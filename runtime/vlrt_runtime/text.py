@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from vlrt_runtime.errors import InputError, PackageError
 
@@ -63,10 +62,12 @@ def stream_text(
 ) -> Generator[str, None, Reason]:
     """Text as the ids come, holding bytes back until they are whole characters.
 
-    The pieces end to end are `codec.decode(collected)`. `collected` receives the ids.
+    The pieces end to end are `codec.decode(collected)`, with one exception: some tokenizers let a
+    byte that fits nothing spoil the characters before it, and what was yielded stays. `collected`
+    receives the ids.
     """
-    decoder = DecodeStream(skip_special_tokens=True)
-    emitted = ""
+    # Not the tokenizers library's DecodeStream: it raises at such a byte.
+    last, pending = list[int](), list[int]()  # the ids of the last piece, and those since
     while True:
         try:
             token = next(token_ids)
@@ -74,14 +75,20 @@ def stream_text(
             reason: Reason = end.value
             break
         collected.append(token)
-        piece = decoder.step(codec.tokenizer, token)
-        if piece:
-            emitted += piece
+        pending.append(token)
+        piece = _added(codec, last, pending)
+        if piece and not piece.endswith("\ufffd"):
             yield piece
-    rest = codec.decode(collected).removeprefix(emitted)
-    if rest:  # the answer was cut inside a character
-        yield rest
+            last, pending = pending, []
+    if piece := _added(codec, last, pending):  # the answer was cut inside a character
+        yield piece
     return reason
+
+
+def _added(codec: TextCodec, last: list[int], pending: list[int]) -> str:
+    """What `pending` adds to the text of `last`; alone it could lose a space or half a letter."""
+    before, whole = codec.decode(last), codec.decode(last + pending)
+    return whole.removeprefix(before) if whole.startswith(before) else codec.decode(pending)
 
 
 def stream_read(

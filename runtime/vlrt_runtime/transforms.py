@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["normalization_table", "resize", "to_normalized"]
+__all__ = ["center_crop", "normalization_table", "resize", "shortest_edge", "to_normalized"]
 
 
 def resize(image: Image.Image, *, height: int, width: int, resample: int) -> Image.Image:
@@ -23,6 +23,20 @@ def resize(image: Image.Image, *, height: int, width: int, resample: int) -> Ima
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling(resample))
+
+
+def shortest_edge(image: Image.Image, *, edge: int, resample: int) -> Image.Image:
+    """Resizes so that the shorter side is `edge`; the other is rounded down."""
+    short, long = sorted(image.size)
+    other = int(edge * long / short)
+    width, height = (edge, other) if image.width <= image.height else (other, edge)
+    return resize(image, height=height, width=width, resample=resample)
+
+
+def center_crop(image: Image.Image, side: int) -> Image.Image:
+    """The square in the middle of a picture that is nowhere smaller."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def normalization_table(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlrt.verify import projector_output
 from vlrt.verify.reference import Reference, ReferenceRun
 from vlrt_runtime.model import Model
 
@@ -40,10 +41,11 @@ def assert_parity(
         _close(got["image_features"][0], want, "vision features")
     projected = [model.projector(outputs) for outputs in encoded]
     for got, want in zip(projected, expected.image_embeds, strict=True):
-        _close(got["image_embeds"][0], want, "projected features")
+        _close(projector_output(got), want, "projected features")
     embeds = model.splice(layout, projected)
     _close(embeds, expected.inputs_embeds, "spliced embeddings")
-    logits = model.decoder().run(layout.inputs(embeds, 0), num_logits=len(layout.token_ids))
+    decoder = model.decoder(projected)
+    logits = decoder.run(layout.inputs(embeds, 0), num_logits=len(layout.token_ids))
     _close(logits, expected.logits, "logits")
     answer = model.generate(messages, images=images, max_new_tokens=new_tokens)
     assert expected.margins.min() > 10 * TOLERANCE, "near ties: this prompt proves nothing"
@@ -58,8 +60,8 @@ def greedy_steps(
     """Token ids of `count` single steps, and the logits [count, vocab] each was chosen from."""
     layout, pictures = model.prepare(messages, images)
     projected = [model.projector(model.encode(picture)) for picture in pictures]
-    decoder = model.decoder()
-    logits = decoder.run(layout.inputs(model.splice(layout, projected), 0))[-1]
+    decoder = model.decoder(projected)
+    logits = model.prefill(decoder, layout, model.splice(layout, projected))[-1]
     rows, ids = [logits.copy()], [int(logits.argmax())]
     while len(ids) < count:
         row = model.embed(np.array([ids[-1]]))[None]

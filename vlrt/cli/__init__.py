@@ -10,6 +10,8 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -55,9 +57,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     args = parser().parse_args(argv)
+    _write_utf8()
     try:
-        handler = importlib.import_module(f"vlrt.cli.{args.command}")
-        status = handler.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            handler = importlib.import_module(f"vlrt.cli.{args.command}")
+            status = handler.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -65,19 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except VlrtError as error:
-        if args.debug:
-            raise
-        return _fail(str(error), 2)
-    except Exception as error:
-        if args.debug:
-            raise
-        return _fail(f"fault: {type(error).__name__}: {error}; --debug shows where", 1)
+        return _fail(str(error), 2, debug=args.debug)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is told and not thrown
+        message = f"fault: {type(error).__name__}: {error}; --debug shows where"
+        return _fail(message, 1, debug=args.debug)
     return int(status)
 
 
-def _fail(message: str, status: int) -> int:
+def _fail(message: str, status: int, *, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
     print("vlrt: " + " ".join(message.split()), file=sys.stderr)
     return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print("vlrt: note: " + " ".join(str(message).split()), file=sys.stderr)
+
+
+def _write_utf8() -> None:
+    """Answers hold any character; a pipe on Windows takes a few hundred unless it is told."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and sys.stdout.encoding.lower() != "utf-8":
+        reconfigure(encoding="utf-8")
 
 
 def _add_export(commands: Commands) -> None:
@@ -115,6 +130,14 @@ def _add_export(commands: Commands) -> None:
         help="of int8 and int4: 4 is fastest, 0 computes with float32 (default: 4)",
     )
     command.add_argument("--revision", help="branch, tag or commit on the hub")
+    command.add_argument(
+        "--vision-tower",
+        metavar="SOURCE",
+        help="where SOURCE is a language model alone: the vision tower's folder or hub id",
+    )
+    command.add_argument(
+        "--projector-file", metavar="FILE", help="and the projector's weights (.safetensors, .bin)"
+    )
     command.add_argument("--target", choices=("onnx",), default="onnx", help="kind of graphs")
     command.add_argument("--device", choices=("cpu",), default="cpu", help="to export for")
     command.add_argument("--force", action="store_true", help="replace an existing package")
@@ -126,6 +149,15 @@ def _add_run(commands: Commands) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the question; - reads standard input")
     command.add_argument(
         "--image", metavar="FILE", action="append", default=[], help="a picture; may be repeated"
+    )
+    command.add_argument(
+        "--video", metavar="FILE", action="append", default=[], help="a video; may be repeated"
+    )
+    command.add_argument(
+        "--fps", type=float, metavar="F", help="frames to take of a second of video (default: 2)"
+    )
+    command.add_argument(
+        "--max-frames", type=int, metavar="N", help="frames to take of a video (default: 64)"
     )
     command.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="(default: 256)"

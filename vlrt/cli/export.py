@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
             block_size=args.block_size,
             accuracy_level=args.accuracy_level,
             revision=args.revision,
+            vision_tower=args.vision_tower,
+            projector_file=args.projector_file,
             force=args.force,
             progress=progress,
         )

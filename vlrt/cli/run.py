@@ -25,7 +25,11 @@ def run(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
     )
     stream = model.stream(
-        prompt, images=args.image, max_new_tokens=args.max_new_tokens, raw=args.raw
+        prompt,
+        images=args.image,
+        videos=[vlrt.Video(path, args.fps, args.max_frames) for path in args.video],
+        max_new_tokens=args.max_new_tokens,
+        raw=args.raw,
     )
     if args.json:
         answer = stream.result()
@@ -63,6 +67,6 @@ def statistics(answer: Answer) -> str:
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"standard input: not UTF-8 text: {error}") from error

@@ -8,7 +8,7 @@ greedy tokens one by one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +17,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlrt.verify.reference import ReferenceInputs, ReferenceRun, load_reference
+from vlrt_runtime.decoder import Decoder
 from vlrt_runtime.errors import InputError
+from vlrt_runtime.families import Layout
 from vlrt_runtime.image import load_image
 from vlrt_runtime.manifest import MANIFEST
 from vlrt_runtime.model import Model
 
-__all__ = ["Divergence", "Stage", "Verification", "compare", "test_picture", "verify"]
+__all__ = [
+    "Divergence",
+    "Stage",
+    "Verification",
+    "compare",
+    "projector_output",
+    "test_picture",
+    "verify",
+]
 
 FloatArray = NDArray[Any]
 
@@ -135,30 +145,36 @@ def compare(
         _stage(
             "vision_encoder", [e["image_features"][0] for e in encoded], expected.vision_features
         ),
-        _stage("projector", [p["image_embeds"][0] for p in projected], expected.image_embeds),
+        _stage("projector", [projector_output(p) for p in projected], expected.image_embeds),
     ]
     embeds = model.splice(layout, projected)
     stages.append(_stage("inputs_embeds", [embeds], [expected.inputs_embeds]))
     length = len(layout.token_ids)
     prompt_equal = layout.token_ids.tolist() == inputs.token_ids
     if prompt_equal:
-        logits = model.decoder().run(layout.inputs(embeds, 0), num_logits=length)
+        logits = model.decoder(projected).run(layout.inputs(embeds, 0), num_logits=length)
         stages.append(_stage("decoder", [logits], [expected.logits]))
-    agreed, divergence = _greedy(model, layout, embeds, expected)
+    agreed, divergence = _greedy(model, model.decoder(projected), layout, embeds, expected)
     compared = len(expected.token_ids) + (expected.finish_reason == "stop")
     return Verification(tuple(stages), prompt_equal, agreed, compared, divergence)
 
 
+def projector_output(outputs: Mapping[str, FloatArray]) -> FloatArray:
+    """What the projector made of a picture, as `ReferenceRun.image_embeds` holds it."""
+    arrays = [array[0] for array in outputs.values()]
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays)
+
+
 def _greedy(
-    model: Model, layout: Any, embeds: FloatArray, expected: ReferenceRun
+    model: Model, decoder: Decoder, layout: Layout, embeds: FloatArray, expected: ReferenceRun
 ) -> tuple[int, Divergence | None]:
     """How many tokens agree, and the first that does not; a stop counts as a token."""
     settings = model.manifest.generation
     wanted: list[int | None] = list(expected.token_ids)
     if expected.finish_reason == "stop":
         wanted.append(None)
-    decoder, seen = model.decoder(), layout.token_ids.tolist()
-    logits = decoder.run(layout.inputs(embeds, 0))[-1]
+    seen: list[int] = layout.token_ids.tolist()
+    logits = model.prefill(decoder, layout, embeds)[-1]
     for index, expected_id in enumerate(wanted):
         seen.append(token := model.choose(logits, seen))
         token_id = None if token in settings.stop_ids else token

@@ -43,7 +43,15 @@ Message = Mapping[str, Any]
 """One turn of a chat: `role`, and `content` as text or as parts such as `{"type": "image"}`."""
 Attention = Literal["sdpa", "eager"]
 
-REFERENCES: Mapping[str, str] = MappingProxyType({"qwen2_vl": "vlrt.verify.qwen2_vl"})
+REFERENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "kosmos2": "vlrt.verify.kosmos2",
+        "llama3_vision_alpha": "vlrt.verify.llama3_vision_alpha",
+        "llava": "vlrt.verify.llava",
+        "mllama": "vlrt.verify.mllama",
+        "qwen2_vl": "vlrt.verify.qwen2_vl",
+    }
+)
 """Family -> module; each has `load(folder, *, attention) -> Reference`."""
 
 
@@ -68,7 +76,7 @@ class ReferenceRun:
     vision_features: list[FloatArray]
     """The vision encoder's output before it is projected, one array a picture."""
     image_embeds: list[FloatArray]
-    """[tokens, hidden] a picture: the projected features."""
+    """[tokens, hidden] a picture: the projected features; else all that the projector makes."""
     inputs_embeds: FloatArray
     """[1, S, hidden], pictures spliced in."""
     logits: FloatArray

@@ -15,7 +15,13 @@ from vlrt_runtime.errors import CheckpointError
 __all__ = ["Family", "Runtime", "family_of"]
 
 # model_type -> module with a FAMILY; modules are imported when asked for.
-FAMILIES = {"qwen2_vl": "vlrt_export.families.qwen2_vl"}
+FAMILIES = {
+    "kosmos-2": "vlrt_export.families.kosmos2",
+    "llamavision": "vlrt_export.families.llama3_vision_alpha",
+    "llava": "vlrt_export.families.llava",
+    "mllama": "vlrt_export.families.mllama",
+    "qwen2_vl": "vlrt_export.families.qwen2_vl",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +33,7 @@ class Runtime:
         image: parameters of the picture processor.
         rope: parameters of positions.
         text: parameters of the answer's text.
+        stop_ids: ids that end an answer besides those that the checkpoint's files name.
         max_context: positions the model was made for.
     """
 
@@ -35,6 +42,7 @@ class Runtime:
     rope: Mapping[str, Any]
     max_context: int
     text: Mapping[str, Any] = field(default_factory=dict)
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Family:
         embedding: canonical name of the embedding table.
         runtime: (checkpoint, config) -> what the manifest must say.
         dropped: canonical prefixes of tensors that are left out on purpose.
+        chat_template: for checkpoints without one, or whose own knows no pictures.
     """
 
     name: str
@@ -58,6 +67,7 @@ class Family:
     embedding: str
     runtime: Callable[[Checkpoint, Any], Runtime]
     dropped: tuple[str, ...] = ()
+    chat_template: str | None = None
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

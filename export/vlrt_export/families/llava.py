@@ -121,10 +121,14 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
     """The placeholder's id and the picture processor's parameters, for the manifest."""
     top, text = checkpoint.config, llama_text(checkpoint.config)
     image_token = top.get("image_token_index", top.get("image_token_id", 32000))
-    tokens = config.vision.tokens - config.skip_class
+    vision = config.vision
+    image = square_parameters(checkpoint, vision.image_size) | {
+        "patch_size": vision.patch_size,
+        "tokens": vision.tokens - config.skip_class,
+    }
     return Runtime(
         tokens={"image": image_token},
-        image=square_parameters(checkpoint, config.vision.image_size) | {"tokens": tokens},
+        image=image,
         rope={"theta": text["rope"]["rope_theta"], "head_dim": config.decoder.head_dim},
         max_context=text["max_position_embeddings"],
         stop_ids=() if text.get("eos_token_id") is not None else (EOS,),

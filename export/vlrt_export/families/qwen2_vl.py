@@ -145,6 +145,18 @@ def canonical(name: str) -> str | None:
     return re.sub(r"^model\.", "language_model.", name)
 
 
+def video_limits(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the checkpoint says of a video's frames; the published ones say nothing."""
+    given = checkpoint.optional_json("video_preprocessor_config.json") or dict(
+        checkpoint.optional_json("processor_config.json").get("video_processor") or {}
+    )
+    size = {
+        "min_pixels": given.get("min_pixels") or (given.get("size") or {}).get("shortest_edge"),
+        "max_pixels": given.get("max_pixels") or (given.get("size") or {}).get("longest_edge"),
+    }
+    return {"video": size} if all(size.values()) else {}
+
+
 def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
     """Token ids, the picture processor's parameters and M-RoPE's, for the manifest."""
     text = text_config(checkpoint.config)
@@ -165,10 +177,14 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
             "vision_start": top.get("vision_start_token_id", 151652),
             "vision_end": top.get("vision_end_token_id", 151653),
         },
-        image={**image, "max_pixels": min(image["max_pixels"], DEVICE_MAX_PIXELS)},
+        image={
+            **image,
+            "max_pixels": min(image["max_pixels"], DEVICE_MAX_PIXELS),
+            **video_limits(checkpoint),
+        },
         rope={
             "theta": rope["rope_theta"],
-            "sections": rope["mrope_section"],
+            "sections": require(rope, "mrope_section"),
             "head_dim": config.decoder.head_dim,
             "vision_head_dim": config.embed_dim // config.num_heads,
         },

@@ -87,10 +87,14 @@ class CachedAttention(Layer):
         self.output = Linear(weights, names[3], sizes[0], hidden, bias=output_bias)
 
     def forward(self, op: Any, x: Any, cos: Any, sin: Any, cache: Cache) -> Any:
-        """X [1, s, hidden] -> attended rows [1, s, heads * head_dim], before the projection."""
+        """X [1, s, hidden] -> attended rows [1, s, heads * head_dim], before the projection.
+
+        Where cos and sin are None, positions came in with the embeddings.
+        """
         query, key, both = (n * self.head_dim for n in self.split)
         qk, v = op.Split(self.qkv(op, x), [both, key], axis=-1, _outputs=2)
-        qk = rotary(op, qk, cos, sin, self.heads + self.kv_heads)
+        if cos is not None:
+            qk = rotary(op, qk, cos, sin, self.heads + self.kv_heads)
         q, k = op.Split(qk, [query, key], axis=-1, _outputs=2)
         past = cache.past[len(cache.present)]
         rows, *present = contrib(

@@ -8,6 +8,7 @@ from typing import Any
 from vlrt_export.layers.base import Layer, contrib
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
+from vlrt_runtime.errors import CheckpointError
 
 __all__ = ["MLP", "GatedMLP", "LayerNorm", "RMSNorm", "activation"]
 
@@ -51,6 +52,9 @@ class LayerNorm(Layer):
 
 def activation(op: Any, x: Any, kind: str) -> Any:
     """The function that transformers knows by this name."""
+    if kind not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise CheckpointError(f"config.json: activation {kind!r}, expected one of {known}")
     return ACTIVATIONS[kind](op, x)
 
 

@@ -81,8 +81,8 @@ class Plain:
         Raises:
             ValueError: a value does not fit.
         """
-        if not np.abs(rows).max() <= self.limit:
-            raise ValueError(f"holds values beyond {self.limit:g}, or not a number")
+        if np.abs(rows).max() > self.limit:
+            raise ValueError(f"holds values beyond {self.limit:g}; choose another precision")
         return (rows.astype(self.dtype.numpy(), copy=False),)
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:

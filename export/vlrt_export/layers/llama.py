@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from vlrt_export.layers.basic import GatedMLP, RMSNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
 
-__all__ = ["DecoderConfig", "LlamaDecoder", "LlamaLayer"]
+__all__ = ["Context", "DecoderConfig", "LlamaDecoder", "LlamaLayer", "last_rows"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EVERYTHING = 2**62  # an end beyond any axis
@@ -38,6 +38,15 @@ class DecoderConfig:
     attention_bias: bool = False
 
 
+@dataclass(kw_only=True)
+class Context:
+    """What all layers of a decoder are given; families with layers of their own add to it."""
+
+    cos: ir.Value
+    sin: ir.Value
+    cache: Cache
+
+
 class LlamaLayer(Layer):
     """Attention and gated MLP, each behind an RMSNorm."""
 
@@ -58,14 +67,14 @@ class LlamaLayer(Layer):
         self.mlp = GatedMLP(weights.at("mlp"), hidden, config.intermediate_size, config.hidden_act)
 
     def forward(
-        self, op: Any, x: Any, residual: Any, cos: Any, sin: Any, cache: Cache, last: Any = None
+        self, op: Any, x: Any, residual: Any, context: Context, last: Any = None
     ) -> tuple[Any, Any]:
         """(output, residual), whose sum the next norm makes.
 
         With `last` (int64 [1]) only so many rows go on after attention, which needs them all.
         """
         normed, residual = self.input_norm(op, x, residual)
-        rows = self.attention(op, normed, cos, sin, cache)
+        rows = self.attention(op, normed, context.cos, context.sin, context.cache)
         if last is not None:
             rows, residual = last_rows(op, rows, last), last_rows(op, residual, last)
         normed, residual = self.post_norm(op, self.attention.output(op, rows), residual)
@@ -76,15 +85,25 @@ class LlamaDecoder(Layer):
     """inputs_embeds and rotary tables to the logits of the last `num_logits` positions.
 
     `weights` is seen from where `embed_tokens`, `layers` and `norm` are; `head` from where
-    `lm_head` is.
+    `lm_head` is. `others` are layers that stand in the place of Llama's, by index: they are called
+    as a `LlamaLayer` is, and have no part in the cache.
     """
 
-    def __init__(self, weights: Weights, head: Weights, config: DecoderConfig) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        head: Weights,
+        config: DecoderConfig,
+        others: Mapping[int, Layer] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(
-            [LlamaLayer(weights.at(f"layers.{i}"), config) for i in range(config.num_hidden_layers)]
-        )
+        layers: dict[int, Layer] = dict(others or {})
+        self.cached = config.num_hidden_layers - len(layers)
+        for i in range(config.num_hidden_layers):
+            if i not in layers:
+                layers[i] = LlamaLayer(weights.at(f"layers.{i}"), config)
+        self.layers = nn.ModuleList([layers[i] for i in range(config.num_hidden_layers)])
         self.norm = RMSNorm(weights, "norm", config.hidden_size, config.rms_norm_eps)
         tied = config.tie_word_embeddings
         name, where = ("embed_tokens", weights) if tied else ("lm_head", head)
@@ -97,17 +116,20 @@ class LlamaDecoder(Layer):
         table = [1, "sequence", config.head_dim // 2]
         cos, sin = builder.input("cos", FLOAT, table), builder.input("sin", FLOAT, table)
         num_logits = builder.input("num_logits", ir.DataType.INT64, [1])
-        cache = Cache.inputs(
-            builder, config.num_hidden_layers, config.num_key_value_heads, config.head_dim
-        )
+        cache = Cache.inputs(builder, self.cached, config.num_key_value_heads, config.head_dim)
+        context = self.context(builder, Context(cos=cos, sin=sin, cache=cache))
         residual = None
         final = config.num_hidden_layers - 1
         for i, layer in enumerate(self.layers):
             last = num_logits if i == final else None
-            x, residual = layer(op, x, residual, cos, sin, cache, last)
+            x, residual = layer(op, x, residual, context, last)
         normed, _ = self.norm(op, x, residual)
         yield "logits", self.head(op, normed)
         yield from cache.outputs()
+
+    def context(self, builder: Any, context: Context) -> Context:
+        """What layers are given: to be extended by families, with inputs of their own."""
+        return context
 
 
 def last_rows(op: Any, x: Any, count: Any) -> Any:

@@ -16,6 +16,7 @@ from vlrt_runtime.entities import Entity
 from vlrt_runtime.errors import InputError, PackageError
 from vlrt_runtime.manifest import Manifest
 from vlrt_runtime.text import TextCodec, stream_text
+from vlrt_runtime.video import Video
 
 __all__ = ["Family", "Layout", "Picture", "expand", "family_of"]
 
@@ -23,24 +24,35 @@ Array = NDArray[Any]
 Reason = TypeVar("Reason")
 
 # The manifest's `family` -> the module with its `family` function.
-FAMILIES = {"qwen2_vl": "vlrt_runtime.families.qwen2_vl"}
+FAMILIES = {
+    "kosmos2": "vlrt_runtime.families.kosmos2",
+    "llama3_vision_alpha": "vlrt_runtime.families.llama3_vision_alpha",
+    "llava": "vlrt_runtime.families.llava",
+    "mllama": "vlrt_runtime.families.mllama",
+    "qwen2_vl": "vlrt_runtime.families.qwen2_vl",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A preprocessed picture.
+    """A preprocessed picture, or a video: several in one.
 
     Attributes:
         inputs: the vision encoder's inputs by name.
         tokens: positions it takes in the decoder.
-        grid: frames, rows and columns of patches.
+        grid: frames, rows and columns of patches (or of tiles, in families that have those).
         size: width and height of the original, in pixels.
+        kind: of its placeholder: image or video.
+        runs: pieces that the encoder takes one after the other, equal ones along axis 1 of all its
+            inputs: moments of a video, which do not see one another there.
     """
 
     inputs: Mapping[str, Array]
     tokens: int
     grid: tuple[int, int, int]
     size: tuple[int, int]
+    kind: str = "image"
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,13 @@ class Layout:
         slots: bool [s], the positions that rows of pictures replace.
         inputs: (embeddings float32 [1, n, hidden], index of the first) -> the decoder's inputs for
             those positions, before or after the end of the prompt.
+        prefill_rows: positions to give the decoder at a time, where its memory must be bounded.
     """
 
     token_ids: NDArray[np.int64]
     slots: NDArray[np.bool_]
     inputs: Callable[[NDArray[np.float32], int], dict[str, Array]]
+    prefill_rows: int | None = None
 
     def step(self, token_id: int, embeds: NDArray[np.float32], start: int) -> dict[str, Array]:
         """The decoder's inputs for one token of the answer, for families that look at its id."""
@@ -64,17 +78,18 @@ class Layout:
 
 
 class Family(ABC):
-    """One model's preprocessing, positions and text. Stateless: safe to use from any thread.
-
-    Attributes:
-        template: the chat template of packages that have none of their own.
-    """
-
-    template: str | None = None
+    """One model's preprocessing, positions and text. Stateless: safe to use from any thread."""
 
     @abstractmethod
     def picture(self, image: Image.Image) -> Picture:
         """Preprocesses an RGB picture."""
+
+    def video(self, video: Video) -> Picture:
+        """Preprocesses a video; raises InputError where the family takes none."""
+        raise InputError(
+            "video: this model takes pictures only; give some of its frames as images, "
+            "or use a model that takes videos, such as qwen2-vl-2b"
+        )
 
     @abstractmethod
     def layout(self, token_ids: Sequence[int], pictures: Sequence[Picture]) -> Layout:
@@ -121,9 +136,9 @@ def family_of(
 
 
 def expand(
-    token_ids: Sequence[int], placeholder: int, counts: Sequence[int]
+    token_ids: Sequence[int], placeholder: int | Sequence[int], counts: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Repeats each placeholder as often as its picture has tokens.
+    """Repeats each placeholder as often as its picture has tokens; there may be several kinds.
 
     Returns:
         The ids int64 [s] and where the placeholders are, bool [s].
@@ -132,7 +147,7 @@ def expand(
         InputError: placeholders and pictures differ in number.
     """
     ids = np.asarray(token_ids, np.int64)
-    found = ids == placeholder
+    found = np.isin(ids, placeholder)
     if int(found.sum()) != len(counts):
         raise InputError(
             f"prompt: {int(found.sum())} picture placeholders, {len(counts)} pictures given; "
@@ -141,4 +156,4 @@ def expand(
     repeats = np.ones(len(ids), np.int64)
     repeats[found] = counts
     expanded = np.repeat(ids, repeats)
-    return expanded, expanded == placeholder
+    return expanded, np.isin(expanded, placeholder)

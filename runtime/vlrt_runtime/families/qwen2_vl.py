@@ -10,11 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlrt_runtime.entities import Entity
 from vlrt_runtime.errors import InputError, PackageError
 from vlrt_runtime.families import Family, Layout, Picture, expand
+from vlrt_runtime.families.qwen2_vl_boxes import read_boxes
 from vlrt_runtime.families.qwen2_vl_image import ImageParams, patchify
+from vlrt_runtime.families.qwen2_vl_video import VideoParams, patchify_video
 from vlrt_runtime.manifest import Manifest
 from vlrt_runtime.rope import frequencies, grid_table, mrope_table
+from vlrt_runtime.text import TextCodec
+from vlrt_runtime.video import Video
 
 __all__ = ["Qwen2VL", "family", "mrope_positions"]
 
@@ -40,36 +45,58 @@ def family(manifest: Manifest, limits: Mapping[str, int]) -> Qwen2VL:
     try:
         image = msgspec.convert({**manifest.image, **limits}, ImageParams)
         rope = msgspec.convert(manifest.rope, RopeParams)
-        token = manifest.tokens["image"]
+        video = msgspec.convert(manifest.image.get("video", {}), VideoParams)
+        tokens = {kind: manifest.tokens[kind] for kind in ("image", "video")}
     except (msgspec.ValidationError, KeyError) as error:
         raise PackageError(f"manifest.json: {error}; export the package again") from error
+    if min(video.min_pixels, video.max_pixels, video.max_tokens) < 1:
+        raise PackageError(f"manifest.json: {video}, expected limits above 0; export again")
     if not 0 < image.min_pixels <= image.max_pixels:
         raise InputError(
             f"pixel limits {image.min_pixels} to {image.max_pixels}: "
             "expected a minimum of at least 1 and no larger than the maximum"
         )
-    return Qwen2VL(image, rope, token)
+    return Qwen2VL(image, video.limited(limits), rope, tokens)
 
 
 class Qwen2VL(Family):
     """See `vlrt_runtime.families.Family`."""
 
-    def __init__(self, image: ImageParams, rope: RopeParams, image_token: int) -> None:
-        self.image, self.rope, self.image_token = image, rope, image_token
+    def __init__(
+        self, image: ImageParams, video: VideoParams, rope: RopeParams, tokens: Mapping[str, int]
+    ) -> None:
+        self.image, self.video_limits, self.rope, self.tokens = image, video, rope, tokens
         self._inverse = frequencies(rope.head_dim, rope.theta)
         self._vision_inverse = frequencies(rope.vision_head_dim // 2, VISION_THETA)
 
     def picture(self, image: Image.Image) -> Picture:
         """Patches of a picture, with the rotary tables of their rows and columns."""
         patches, grid = patchify(image, self.image)
+        return Picture(*self._inputs(patches, grid), grid, image.size)
+
+    def video(self, video: Video) -> Picture:
+        """The same of a video: frames in pairs, each pair encoded by itself."""
+        patches, grid, size = patchify_video(video, self.image, self.video_limits)
+        return Picture(*self._inputs(patches, grid), grid, size, kind="video", runs=grid[0])
+
+    def _inputs(
+        self, patches: NDArray[np.float32], grid: tuple[int, int, int]
+    ) -> tuple[dict[str, NDArray[Any]], int]:
+        """The encoder's inputs, and how many positions they will take in the decoder."""
         merge = self.image.merge_size
         cos, sin = grid_table(patch_positions(grid, merge), self._vision_inverse)
-        inputs = {"pixel_values": patches[None], "cos": cos, "sin": sin}
-        return Picture(inputs, len(patches) // merge**2, grid, image.size)
+        return {"pixel_values": patches[None], "cos": cos, "sin": sin}, len(patches) // merge**2
 
     def layout(self, token_ids: Sequence[int], pictures: Sequence[Picture]) -> Layout:
         """Placeholders repeated per merged patch; positions in time, row and column."""
-        ids, slots = expand(token_ids, self.image_token, [p.tokens for p in pictures])
+        kinds = tuple(self.tokens.values())
+        ids, slots = expand(token_ids, kinds, [p.tokens for p in pictures])
+        places = [token for token in token_ids if token in kinds]
+        if places != [self.tokens[picture.kind] for picture in pictures]:
+            raise InputError(
+                "prompt: its placeholders and what was given differ in kind; pictures and videos "
+                "must be given in the order of their placeholders"
+            )
         merged = [_merged(picture.grid, self.image.merge_size) for picture in pictures]
         prompt = mrope_positions(slots, merged)
         # After the prompt all three run on together from the largest so far.
@@ -83,6 +110,14 @@ class Qwen2VL(Family):
             return {"inputs_embeds": embeds, "cos": cos, "sin": sin}
 
         return Layout(ids, slots, inputs)
+
+    def read(
+        self, codec: TextCodec, prompt: Sequence[int], token_ids: Sequence[int]
+    ) -> tuple[str, list[Entity]]:
+        """The answer's text, and the boxes that its special tokens mark."""
+        text = codec.decode(token_ids)
+        entities = read_boxes(codec.decode(token_ids, special=True), codec.special_tokens())
+        return text, entities
 
 
 def _merged(grid: tuple[int, int, int], merge: int) -> tuple[int, int, int]:
@@ -103,8 +138,9 @@ def mrope_positions(
 ) -> NDArray[np.int64]:
     """Time, row and column of every token of a prompt, int64 [3, s].
 
-    Text counts up on all three. A picture at position p has time p, row p + r and column p + c,
-    and the text after it goes on from the largest of them.
+    Text counts up on all three. A picture at position p has time p, row p + r and column p + c;
+    a video has time p + t. The text after it goes on from the largest row or column: as
+    transformers 5 has it, time is not looked at, which long videos overtake (until 4.x it was).
 
     Args:
         slots: bool [s], the picture tokens.
@@ -118,6 +154,6 @@ def mrope_positions(
         positions[:, at:start] = following + np.arange(start - at)
         following += start - at
         positions[:, start:stop] = following + np.indices(grid).reshape(3, -1)
-        following, at = following + max(grid), stop
+        following, at = following + max(grid[1:]), stop
     positions[:, at:] = following + np.arange(len(slots) - at)
     return positions

@@ -28,6 +28,7 @@ __all__ = [
     "byte_level_bpe",
     "embedding",
     "matrix",
+    "merge_rules",
     "publish",
     "random_tensors",
     "to_bytes_text",
@@ -181,7 +182,7 @@ def byte_level_bpe(
     alphabet = byte_alphabet()
     vocabulary = {character: place for place, character in enumerate(alphabet.values())}
     vocabulary |= {to_bytes_text(word): token_id for word, token_id in words.items()}
-    merges = _merge_rules([to_bytes_text(word) for word in words])
+    merges = merge_rules([to_bytes_text(word) for word in words])
     for left, right in merges:
         if left + right not in vocabulary:
             vocabulary[left + right] = spare_id
@@ -225,7 +226,7 @@ def byte_level_bpe(
     }
 
 
-def _merge_rules(words: list[str]) -> list[tuple[str, str]]:
+def merge_rules(words: list[str]) -> list[tuple[str, str]]:
     """Merges, best first, that make one piece of every word.
 
     A rule of one word may fire inside another and break it; the broken word then moves to the

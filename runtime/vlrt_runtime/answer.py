@@ -1,0 +1,141 @@
+"""What comes back from a model: an answer, its pieces as they come, and how long stages took."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+from vlrt_runtime.entities import Entity
+from vlrt_runtime.greedy import FinishReason
+
+__all__ = ["Answer", "Clock", "Stream", "Timings"]
+
+
+@dataclass
+class Timings:
+    """Milliseconds by stage.
+
+    Attributes:
+        load: opening the package, once per model.
+        preprocess: pictures from their bytes to patches, and the prompt to ids.
+        encode: the vision encoder, all pictures.
+        project: the projector, all pictures.
+        prefill: the prompt through the decoder.
+        ttft: time to first token: from the call, pictures still bytes, to the first id.
+        tpot: time per id after the first, the one that stops included; 0 where there is none.
+        total: from the call to the last id.
+    """
+
+    load: float = 0.0
+    preprocess: float = 0.0
+    encode: float = 0.0
+    project: float = 0.0
+    prefill: float = 0.0
+    ttft: float = 0.0
+    tpot: float = 0.0
+    total: float = 0.0
+
+    def as_dict(self, digits: int = 3) -> dict[str, float]:
+        """By name, rounded."""
+        return {f.name: round(getattr(self, f.name), digits) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: the answer, without special tokens.
+        token_ids: the new ids, without the one that stopped.
+        finish_reason: stop (the model ended), length (a limit did) or cancelled.
+        prompt_tokens: positions of the prompt, pictures included.
+        image_tokens: positions that pictures took.
+        timings: milliseconds by stage.
+        entities: what the answer points at, of models that do.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    image_tokens: int
+    timings: Timings
+    entities: tuple[Entity, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that `vlrt run --json` prints; entities only where there are some."""
+        said: dict[str, Any] = {
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "image_tokens": self.image_tokens,
+            "timings_ms": self.timings.as_dict(),
+        }
+        if self.entities:
+            said["entities"] = [entity.as_dict() for entity in self.entities]
+        return said
+
+
+class Stream(Iterator[str]):
+    """Pieces of an answer as they come; `answer` is whole once they have ended."""
+
+    def __init__(self, pieces: Generator[str, None, Answer], cancelled: threading.Event) -> None:
+        self._pieces = pieces
+        self._cancelled = cancelled
+        self.answer: Answer | None = None
+
+    def __next__(self) -> str:
+        """The next piece: whole characters."""
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.answer = self.answer or cast("Answer | None", end.value)
+            raise StopIteration from None
+
+    def cancel(self) -> None:
+        """Ends the answer before its next token, or between two stages; from any thread."""
+        self._cancelled.set()
+
+    def result(self) -> Answer:
+        """The whole answer; takes the pieces that are left."""
+        for _ in self:
+            pass
+        if self.answer is None:
+            raise RuntimeError("this stream ended with an error, so it has no answer; ask again")
+        return self.answer
+
+
+@dataclass
+class Clock:
+    """Fills in timings, one stage after the other."""
+
+    timings: Timings
+    start: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._last = self.start
+        self._tokens = 0
+
+    def lap(self, stage: str) -> None:
+        """A stage has ended."""
+        now = time.perf_counter()
+        setattr(self.timings, stage, (now - self._last) * 1e3)
+        self._last = now
+
+    def token(self) -> None:
+        """An id has been chosen."""
+        timings = self.timings
+        timings.total = self.since_start()
+        self._tokens += 1
+        if self._tokens == 1:
+            timings.ttft = timings.total
+        else:
+            timings.tpot = (timings.total - timings.ttft) / (self._tokens - 1)
+
+    def since_start(self) -> float:
+        """Milliseconds."""
+        return (time.perf_counter() - self.start) * 1e3

@@ -1,0 +1,373 @@
+"""Qwen2-VL's videos beside transformers' model, which is given the patches and their grid.
+
+transformers' own video processor needs torchvision; its patches are transcribed here from its
+formula, with Pillow's resize in the place of torchvision's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from support.pictures import checker, gradient, picture
+from vlrt.verify.reference import load_reference, to_numpy
+from vlrt_export.checkpoint import Checkpoint
+from vlrt_export.exporter import export
+from vlrt_export.families.qwen2_vl import video_limits
+from vlrt_runtime.errors import InputError, PackageError
+from vlrt_runtime.families import family_of
+from vlrt_runtime.families.qwen2_vl import mrope_positions
+from vlrt_runtime.families.qwen2_vl_video import VideoParams
+from vlrt_runtime.manifest import read_manifest
+from vlrt_runtime.model import Model
+from vlrt_runtime.video import Video
+
+TOLERANCE = 1e-4
+TOKENS = 20
+LIMITS = {"min_pixels": 56 * 56, "max_pixels": 84 * 84}  # of the tests' model: few patches
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+def clip(count: int, width: int = 100, height: int = 70) -> list[Image.Image]:
+    """Frames whose checks grow: no two alike."""
+    return [
+        Image.blend(picture(width, height), checker(width, height, cell=5 + n), 0.5)
+        for n in range(count)
+    ]
+
+
+def part(video: Any) -> dict[str, Any]:
+    return {"type": "video", "video": video}
+
+
+def shown(image: Any) -> dict[str, Any]:
+    return {"type": "image", "image": image}
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts],
+    }
+
+
+CHATS = {
+    "two frames": [user(part(clip(2)), "What happens?")],
+    "an odd number of frames": [user(part(clip(5)), "What happens?")],
+    "one frame": [user(part(clip(1)), "Describe this.")],
+    "more moments than rows or columns": [user(part(clip(11, 60, 60)), "Tell.")],
+    "a picture, then a video": [user(shown(gradient(90, 60)), part(clip(4)), "Compare them.")],
+    "a video, text, then a picture": [user(part(clip(3)), " and ", shown(picture(60, 90)), "?")],
+    "two videos in two turns": [
+        user(part(clip(2)), "What happens?"),
+        {"role": "assistant", "content": [{"type": "text", "text": "Much."}]},
+        user("And ", part(clip(6, 40, 90)), shown(checker(60, 60)), "here?"),
+    ],
+}
+
+
+# ------------------------------------------------------------------ the reference
+
+
+def published_patches(
+    frames: Sequence[Image.Image], low: int, high: int
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The formula of `Qwen2VLVideoProcessor`, step by step: patches and grid."""
+    height, width = smart_resize(
+        frames[0].height, frames[0].width, factor=28, min_pixels=low, max_pixels=high
+    )
+    resized = [np.asarray(f.resize((width, height), Image.Resampling.BICUBIC)) for f in frames]
+    video = np.stack(resized).astype(np.float64) * (1 / 255)
+    video = ((video.astype(np.float32) - MEAN) / STD).transpose(0, 3, 1, 2)  # T, C, H, W
+    if len(video) % 2:
+        video = np.concatenate([video, video[-1:]])
+    grid = len(video) // 2, height // 14, width // 14
+    cut = video.reshape(grid[0], 2, 3, grid[1] // 2, 2, 14, grid[2] // 2, 2, 14)
+    return cut.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(math.prod(grid), -1), grid
+
+
+class Expected:
+    """What transformers makes of a chat, stage by stage."""
+
+    def __init__(self, reference: Any, messages: Sequence[dict[str, Any]]) -> None:
+        model = reference.model
+        config, inner = model.config, model.model
+        given: dict[str, list[tuple[np.ndarray, tuple[int, int, int]]]] = {"image": [], "video": []}
+        self.order: list[tuple[str, int]] = []
+        for message in messages:
+            for each in message["content"]:
+                if (kind := each["type"]) == "text":
+                    continue
+                frames = each[kind] if kind == "video" else [each[kind]]
+                self.order.append((kind, len(given[kind])))
+                given[kind].append(published_patches(frames, *LIMITS.values()))
+        prompt = reference.tokenizer.apply_chat_template(
+            list(messages),
+            chat_template=reference.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        pads = {"image": config.image_token_id, "video": config.video_token_id}
+        counts = {pads[kind]: iter([len(p) // 4 for p, _ in some]) for kind, some in given.items()}
+        self.token_ids: list[int] = []
+        for token in reference.tokenizer(prompt, add_special_tokens=False).input_ids:
+            self.token_ids += [token] * (next(counts[token]) if token in counts else 1)
+        ids = torch.tensor([self.token_ids])
+        types = (ids == pads["image"]).int() + 2 * (ids == pads["video"]).int()
+        arguments: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": types,
+        }
+        names = {"image": "pixel_values", "video": "pixel_values_videos"}
+        self.features, self.projected = {}, {}
+        for kind, some in given.items():
+            if not some:
+                continue
+            patches = torch.from_numpy(np.concatenate([patches for patches, _ in some]))
+            grids = torch.tensor([grid for _, grid in some])
+            arguments |= {names[kind]: patches, f"{kind}_grid_thw": grids}
+            with torch.no_grad():
+                seen = inner.visual(patches, grid_thw=grids)
+            sizes = [len(patches) for patches, _ in some]
+            self.features[kind] = seen.last_hidden_state.split(sizes)
+            self.projected[kind] = seen.pooler_output.split([size // 4 for size in sizes])
+        self.given = given
+        spliced: dict[str, Any] = {}
+        hook = inner.language_model.register_forward_pre_hook(
+            lambda _, __, kwargs: spliced.update(kwargs), with_kwargs=True
+        )
+        with torch.no_grad():
+            self.logits = to_numpy(model(**arguments, use_cache=False).logits[0])
+        hook.remove()
+        self.embeds = to_numpy(spliced["inputs_embeds"])
+        grids = {name: arguments.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+        positions, delta = inner.get_rope_index(ids, types, **grids)
+        self.positions, self.delta = positions[:, 0].numpy(), int(delta)
+        made = model.generate(
+            **arguments,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        stops = model.generation_config.eos_token_id
+        chosen = made.sequences[0, len(self.token_ids) :].tolist()
+        self.chosen = chosen[:-1] if chosen[-1] in stops else chosen
+        best = torch.cat(made.scores).topk(2).values
+        self.margin = float((best[:, 0] - best[:, 1]).min())
+
+
+@pytest.fixture(scope="module")
+def package(small_qwen2_vl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(small_qwen2_vl, tmp_path_factory.mktemp("video") / "fp32", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def model(package: Path) -> Model:
+    return Model(package, threads=1, **LIMITS)
+
+
+@pytest.fixture(scope="module")
+def reference(small_qwen2_vl: Path) -> Any:
+    return load_reference(small_qwen2_vl, "qwen2_vl")
+
+
+def close(got: np.ndarray, want: Any, what: str) -> None:
+    want = want if isinstance(want, np.ndarray) else to_numpy(want)
+    assert got.shape == want.shape, what
+    difference = float(np.abs(got - want).max())
+    print(f"{what}: {difference:.1e} of {np.abs(want).max():.1f}")
+    assert difference < TOLERANCE, f"{what}: {difference:.2e}"
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_every_stage_and_the_tokens(model: Model, reference: Any, chat: str):
+    messages = CHATS[chat]
+    expected = Expected(reference, messages)
+    layout, pictures = model.prepare(messages)
+    assert layout.token_ids.tolist() == expected.token_ids
+    assert [picture.kind for picture in pictures] == [kind for kind, _ in expected.order]
+    encoded = [model.encode(picture) for picture in pictures]
+    projected = [model.projector(outputs) for outputs in encoded]
+    for place, (kind, index) in enumerate(expected.order):
+        patches, grid = expected.given[kind][index]
+        assert pictures[place].grid == grid
+        assert np.array_equal(pictures[place].inputs["pixel_values"][0], patches)
+        features = encoded[place]["image_features"][0]
+        close(features, expected.features[kind][index], f"{kind} features")
+        rows = projected[place]["image_embeds"][0]
+        close(rows, expected.projected[kind][index], f"{kind} projected")
+    merged = [(t, h // 2, w // 2) for t, h, w in (picture.grid for picture in pictures)]
+    positions = mrope_positions(layout.slots, merged)
+    assert np.array_equal(positions, expected.positions)
+    assert int(positions.max()) + 1 - len(expected.token_ids) == expected.delta
+    embeds = model.splice(layout, projected)
+    close(embeds, expected.embeds, "spliced embeddings")
+    logits = model.decoder().run(layout.inputs(embeds, 0), num_logits=len(layout.token_ids))
+    close(logits, expected.logits, "logits")
+    print(f"margin {expected.margin:.3f}")
+    assert expected.margin > 10 * TOLERANCE, "near ties: this prompt proves nothing"
+    answer = model.generate(messages, max_new_tokens=TOKENS)
+    assert answer.token_ids == expected.chosen
+    assert len(answer.token_ids) >= 16
+
+
+def test_positions_of_a_video():
+    """Time goes on by one a moment; text goes on from the rows and columns."""
+    slots = np.array([0] * 2 + [1] * 12 + [0] * 2, bool)
+    time, row, column = mrope_positions(slots, [(3, 2, 2)]).tolist()
+    assert time == [0, 1, *[2] * 4, *[3] * 4, *[4] * 4, 4, 5]
+    assert row == [0, 1, *[2, 2, 3, 3] * 3, 4, 5]
+    assert column == [0, 1, *[2, 3] * 6, 4, 5]
+
+
+def test_moments_do_not_see_one_another(model: Model):
+    """What the encoder makes of a pair of frames is the same alone and within a video."""
+    frames = clip(6)
+    _, (whole,) = model.prepare("?", videos=[frames])
+    _, (middle,) = model.prepare("?", videos=[frames[2:4]])
+    size = len(middle.inputs["pixel_values"][0])
+    assert whole.runs == 3
+    assert middle.runs == 1
+    features = model.encode(whole)["image_features"][:, size : 2 * size]
+    assert np.array_equal(features, model.encode(middle)["image_features"])
+
+
+def test_videos_beside_the_prompt(model: Model):
+    """As part of a message, in the list, as a file's `Video`: the same prompt."""
+    frames = clip(4)
+    layout, _ = model.prepare([user(shown(gradient(60, 60)), part(frames), "What?")])
+    for prompt in (
+        "What?",
+        [user({"type": "image"}, {"type": "video"}, "What?")],
+        [user(shown(gradient(60, 60)), {"type": "video"}, "What?")],
+    ):
+        images = [] if "mode=RGB" in str(prompt) else [gradient(60, 60)]
+        same, pictures = model.prepare(prompt, images, [Video(frames)])
+        assert np.array_equal(same.token_ids, layout.token_ids)
+        assert [picture.kind for picture in pictures] == ["image", "video"]
+        assert pictures[1].size == (100, 70)
+        assert pictures[1].grid == (2, 4, 8)
+        assert pictures[1].tokens == 2 * 2 * 4
+
+
+def test_a_raw_prompt(model: Model):
+    text = "<|vision_start|><|video_pad|><|vision_end|>What?"
+    layout, _ = model.prepare(text, videos=[clip(2)], raw=True)
+    assert int(layout.slots.sum()) == 8
+    with pytest.raises(InputError, match="differ in kind"):
+        model.prepare(text, [gradient(60, 60)], raw=True)
+    with pytest.raises(InputError, match="1 picture placeholders, 0 pictures given"):
+        model.prepare(text, raw=True)
+    with pytest.raises(InputError, match="pictures and videos together need messages"):
+        model.prepare(text, [gradient(60, 60)], [clip(2)], raw=True)
+
+
+def test_videos_that_do_not_fit_the_prompt(model: Model):
+    with pytest.raises(InputError, match="expected a list of videos, got one"):
+        model.generate("?", videos="a.mp4")
+    with pytest.raises(InputError, match=r'videos: 0 given, for 1 \{"type": "video"\} parts'):
+        model.generate([user({"type": "video"}, "?")])
+    with pytest.raises(InputError, match="videos: 1 given, for 0"):
+        model.generate([user("?")], videos=[clip(2)])
+
+
+def test_a_file(model: Model, tmp_path: Path):
+    pytest.importorskip("av")
+    from support.videos import write_video
+
+    path = write_video(tmp_path / "a.mp4", 40)
+    grids = {}
+    for name, video in {
+        "usual": path,
+        "fewer": Video(path, max_frames=4),
+        "more": Video(path, fps=5.0),
+    }.items():
+        _, (made,) = model.prepare("?", videos=[video])
+        grids[name] = made.grid[0]
+    assert grids == {"usual": 4, "fewer": 2, "more": 10}
+    content = {"type": "video", "video": str(path), "fps": 5.0, "max_frames": 16}
+    _, (made,) = model.prepare([user(content, "?")])
+    assert made.grid[0] == 8
+    answer = model.generate("What happens?", videos=[path], max_new_tokens=4)
+    assert answer.image_tokens == made.tokens // 2
+
+
+# ------------------------------------------------------------------ limits
+
+
+def test_frames_share_what_a_video_may_have(model: Model):
+    image = model.family.image  # pyright: ignore[reportAttributeAccessIssue]
+    limits = VideoParams()
+    assert limits.frame_pixels(2, image) == 768 * 784
+    assert limits.frame_pixels(10, image) == 768 * 784
+    assert limits.frame_pixels(16, image) == 512 * 784
+    assert limits.frame_pixels(60, image) == 4096 * 784 * 2 // 60
+    assert limits.frame_pixels(768, image) == int(1.05 * 128 * 784)
+    published = VideoParams(max_tokens=int(128_000 * 0.9))
+    for frames in (2, 100, 300, 600, 768):
+        share = int(128_000 * 784 * 0.9) * 2 // frames
+        expected = max(min(768 * 784, share), int(128 * 784 * 1.05))
+        assert published.frame_pixels(frames, image) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "low", "high"),
+    [
+        ({}, 128 * 784, 768 * 784),
+        ({"max_pixels": 200_000}, 128 * 784, 200_000),
+        ({"max_pixels": 50_000}, 50_000, 50_000),
+        ({"max_pixels": 10_000_000}, 128 * 784, 768 * 784),
+        ({"min_pixels": 3136}, 3136, 768 * 784),
+        ({"min_pixels": 10_000_000}, 768 * 784, 768 * 784),
+    ],
+)
+def test_the_users_limits(given: dict[str, int], low: int, high: int):
+    limits = VideoParams().limited(given)
+    assert (limits.min_pixels, limits.max_pixels) == (low, high)
+
+
+def test_the_checkpoints_own_limits(package: Path, tmp_path: Path):
+    """As transformers saves its video processor, in a file of its own or beside the others."""
+    (tmp_path / "config.json").write_text("{}")
+    size = {"size": {"shortest_edge": 3136, "longest_edge": 250_000}}
+    for name, content in {
+        "video_preprocessor_config.json": size,
+        "processor_config.json": {"video_processor": size},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        found = video_limits(Checkpoint(tmp_path))
+        assert found == {"video": {"min_pixels": 3136, "max_pixels": 250_000}}
+        (tmp_path / name).unlink()
+    assert video_limits(Checkpoint(tmp_path)) == {}
+    manifest = read_manifest(package)
+    assert "video" not in manifest.image
+    own = msgspec.structs.replace(manifest, image=manifest.image | found)
+    assert family_of(own).video_limits == VideoParams(min_pixels=3136, max_pixels=250_000)  # pyright: ignore[reportAttributeAccessIssue]
+    for wrong in ({"min_pixels": 0}, {"max_pixels": "many"}, 3):
+        bad = msgspec.structs.replace(manifest, image=manifest.image | {"video": wrong})
+        with pytest.raises(PackageError, match=r"manifest\.json"):
+            family_of(bad)
+
+
+def test_the_usual_size_of_frames(package: Path):
+    _, (made,) = Model(package, threads=1).prepare("?", videos=[clip(3, 640, 360)])
+    assert made.grid == (2, 26, 46)
+    small = Model(package, threads=1, max_pixels=100 * 784)
+    _, (made,) = small.prepare("?", videos=[clip(3, 640, 360)])
+    assert made.grid[1] * made.grid[2] // 4 <= 100
