@@ -167,7 +167,7 @@ def _dump(path: Path, value: Any) -> None:
 def shortened(config: dict[str, Any], layers: int) -> dict[str, Any]:
     """The same with a decoder of fewer layers."""
     text = config.get("text_config", config)
-    text = {**text, "num_hidden_layers": layers}
+    text = {**text, "layers" if "layers" in text else "num_hidden_layers": layers}
     if "cross_attention_layers" in text:
         text["cross_attention_layers"] = [i for i in text["cross_attention_layers"] if i < layers]
     return {**config, "text_config": text} if "text_config" in config else text

@@ -44,9 +44,16 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> Model:
-    """Opens a package: a folder, or a name exported before. See `Model` for the options."""
+    """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
+
+    See `Model` for the options.
+    """
     from vlrt_runtime.model import Model
 
+    if os.fspath(package) == "demo":
+        from vlrt.demo import demo_package
+
+        package = demo_package()
     return Model(
         package, device=device, threads=threads, min_pixels=min_pixels, max_pixels=max_pixels
     )
@@ -63,6 +70,8 @@ def export(
     embedding: str = "source",
     block_size: int = 128,
     accuracy_level: int = 4,
+    quantizer: str | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     vision_tower: str | os.PathLike[str] | None = None,
     projector_file: str | os.PathLike[str] | None = None,
@@ -71,7 +80,7 @@ def export(
 ) -> Path:
     """Turns a checkpoint into a package; without `output`, one to `load` by the source's name.
 
-    See `vlrt_export.exporter.export` for the options.
+    See `vlrt_export.exporter.export` for the options; `calibrate` is a folder of pictures here.
 
     Raises:
         MissingDependencyError: the export extra is not installed.
@@ -85,6 +94,15 @@ def export(
         raise MissingDependencyError(
             f"export needs {error.name}, which is not installed: pip install 'vlrt[export]'"
         ) from error
+    prompts = None
+    if calibrate is not None:
+        from vlrt.calibrate import PicturePrompts, picture_files
+
+        files = picture_files(calibrate)
+
+        def prompts(package: Path) -> PicturePrompts:
+            return PicturePrompts(package, files)
+
     return run(
         source,
         default_output(source) if output is None else output,
@@ -95,6 +113,8 @@ def export(
         embedding=embedding,
         block_size=block_size,
         accuracy_level=accuracy_level,
+        quantizer=quantizer,
+        calibrate=prompts,
         revision=revision,
         vision_tower=vision_tower,
         projector_file=projector_file,

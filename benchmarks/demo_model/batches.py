@@ -26,8 +26,8 @@ LENGTH = (
 PATCH = TOKEN // 2
 _HIDDEN = -3e4  # added to hidden scores; finite, so that rows of padding stay numbers
 _COVERED = 0.12  # least part of a token's cell that a thing's box must cover to own the cell
-# How often a task is drawn when a picture's room is filled; harder tasks and longer lists more.
-_DRAWS = {"where": 3, "relation": 2, "count": 2}
+# How often a task is drawn when a picture's room is filled; harder tasks more.
+_DRAWS = {"relation": 5, "where": 2, "count": 2}
 
 
 @dataclass

@@ -85,8 +85,10 @@ class Trainer:
 
     def loss(self, b: Batch) -> torch.Tensor:
         w = M.weights(self.model)
-        features = M.encode(w, b.patches, b.grid)
-        dense, measured = self.heads.loss(features, b)
+        learns = self.step % self.args.encoder_every == 0
+        with torch.set_grad_enabled(learns):
+            features = M.encode(w, b.patches, b.grid)
+            dense, measured = self.heads.loss(features, b)
         self._count(measured)
         if b.text is None:
             return dense
@@ -94,7 +96,7 @@ class Trainer:
         hidden = self.decode(M.text_weights(w), x, b.text.positions, b.text.bias)
         answers, measured = answer_loss(w, hidden, b.text, self.targets)
         self._count(measured)
-        return answers + self.args.dense_weight * dense
+        return answers + self.args.dense_weight * dense if learns else answers
 
     def _count(self, measured: Measured) -> None:
         for name, values in measured:
@@ -106,13 +108,12 @@ class Trainer:
         loss = self.loss(self.batch())
         self._count([("loss", loss.detach())])
         loss.backward()
-        flat = torch.cat([p.grad.flatten() for p in self.parameters])
+        learning = [p for p in self.parameters if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in learning])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         flat *= min(1.0, self.args.clip / (flat.norm().item() + 1e-6))
-        for p, g in zip(
-            self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
-        ):
+        for p, g in zip(learning, flat.split([p.numel() for p in learning]), strict=True):
             p.grad = g.view_as(p)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -177,6 +178,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument(
         "--dense-weight", type=float, default=0.5, help="of dense labels when joint"
+    )
+    parser.add_argument(
+        "--encoder-every",
+        type=int,
+        default=1,
+        help="of how many joint steps the encoder learns in one",
     )
     parser.add_argument("--clip", type=float, default=1.0)
     parser.add_argument(

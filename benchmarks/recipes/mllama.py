@@ -142,4 +142,4 @@ def recipe(side: int) -> Recipe:
     )
 
 
-RECIPES = {"llama-3.2-11b-vision": recipe(448), "llama-3.2-11b-vision-instruct": recipe(560)}
+RECIPES = {"llama-3.2-11b-vision": recipe(560), "llama-3.2-11b-vision-base": recipe(448)}

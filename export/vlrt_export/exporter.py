@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import onnx_ir as ir
 
 from vlrt_export import assets, graph
 from vlrt_export.atomic import atomic_folder, check_target, sync
+from vlrt_export.calibrate import Prompts, collect
 from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family, family_of
 from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import EMBEDDINGS, precision_plan
+from vlrt_export.quantizers import DEFAULT, QUANTIZERS
 from vlrt_export.sources import Source
-from vlrt_export.weights import Faults, Precision, Weights
+from vlrt_export.weights import Factors, Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
 from vlrt_runtime.digest import sha256_files
 from vlrt_runtime.errors import (
@@ -45,6 +48,7 @@ from vlrt_runtime.version import __version__
 __all__ = ["export"]
 
 EMBEDDING = "embed_tokens.safetensors"
+CALIBRATED = "gptq"
 Progress = Callable[[str, int, int], None]
 
 
@@ -59,6 +63,8 @@ def export(
     embedding: str = "source",
     block_size: int = 128,
     accuracy_level: int = 4,
+    quantizer: str | None = None,
+    calibrate: Callable[[Path], Prompts] | None = None,
     revision: str | None = None,
     vision_tower: str | os.PathLike[str] | None = None,
     projector_file: str | os.PathLike[str] | None = None,
@@ -78,6 +84,9 @@ def export(
         embedding: of the embedding table: fp32, fp16, int8, or source (as the checkpoint has it).
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
         accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
+        quantizer: of int8 and int4, see `vlrt_export.quantizers`: rtn, mse, hqq or gptq; mse where
+            not given, and gptq with `calibrate`.
+        calibrate: prompts for gptq, given a package of the same graphs that it may read.
         revision: branch, tag or commit on the hub.
         vision_tower: a folder or hub id, where `source` is a language model alone.
         projector_file: the projector's weights, where `source` is a language model alone.
@@ -97,8 +106,10 @@ def export(
     if embedding not in EMBEDDINGS:
         raise InputError(f"embedding {embedding!r}: expected one of {', '.join(EMBEDDINGS)}")
     overrides = {"vision_encoder": vision, "projector": projector, "decoder": decoder}
-    kinds = {"block_size": block_size, "accuracy_level": accuracy_level}
-    precision_plan(overrides, precision=precision, overrides=overrides, **kinds)  # bad words first
+    kinds: dict[str, Any] = {"block_size": block_size, "accuracy_level": accuracy_level}
+    kinds["quantizer"] = quantizer or (CALIBRATED if calibrate else DEFAULT)
+    words = precision_plan(overrides, precision=precision, overrides=overrides, **kinds)
+    _check_calibration(words.values(), calibrated=calibrate is not None)
     check_target(target, force=force)
     checkpoint, found = open_checkpoint(
         source,
@@ -110,20 +121,38 @@ def export(
     family = family_of(checkpoint)
     plan = precision_plan(family.graphs, precision=precision, overrides=overrides, **kinds)
     with atomic_folder(target, force=force) as folder:
-        job = _Job(checkpoint, family, plan, embedding, folder)
-        assets.copy_assets(checkpoint, folder, template=family.chat_template)
-        job.write(report)
-        manifest = job.manifest(name or target.name, found)
-        (folder / MANIFEST).write_bytes(manifest.to_json())
-        try:
-            read_manifest(folder)
-        except PackageError as error:  # nothing has checked the types of what JSON files said
-            raise CheckpointError(
-                f"{checkpoint.folder}: a value in its JSON files cannot be used: {error.__cause__}"
-            ) from error
+        factors: dict[str, Factors] = {}
+        scratch = folder / "calibration"
+        if calibrate is not None:
+            # Of 8 bits: a quarter of the disk, and hardly another activation.
+            rough = precision_plan(family.graphs, precision="int8", block_size=32, accuracy_level=0)
+            scratch.mkdir()
+            job = _Job(checkpoint, family, rough, embedding, scratch, {})
+            found = replace(found, digests=job.package(target.name, found, report).source.files)
+            quantized = [key for key, part in plan.items() if part.quantized]
+            factors = collect(scratch, calibrate(scratch), quantized, scratch / "factors", report)
+        job = _Job(checkpoint, family, plan, embedding, folder, factors)
+        job.package(name or target.name, found, report, without=scratch)
         for path in folder.iterdir():
             sync(path)
     return target
+
+
+def _check_calibration(plan: Iterable[Precision], *, calibrated: bool) -> None:
+    kinds = [part for part in plan if part.quantized]
+    if calibrated and not kinds:
+        raise InputError("calibrate: no part is int8 or int4; leave it out, or choose a precision")
+    for part in kinds:
+        if QUANTIZERS[part.quantizer].calibrated and not calibrated:
+            raise InputError(
+                f"quantizer {part.quantizer}: it needs pictures; give --calibrate FOLDER, "
+                f"or choose {DEFAULT}"
+            )
+        if calibrated and not QUANTIZERS[part.quantizer].calibrated:
+            raise InputError(
+                f"quantizer {part.quantizer}: it has no use for pictures; leave --calibrate out, "
+                f"or choose {CALIBRATED}"
+            )
 
 
 class _Job:
@@ -136,6 +165,7 @@ class _Job:
         plan: Mapping[str, Precision],
         embedding: str,
         folder: Path,
+        factors: Mapping[str, Factors],
     ) -> None:
         self.checkpoint, self.family, self.plan, self.folder = checkpoint, family, plan, folder
         self.config = family.config(checkpoint.config)
@@ -155,7 +185,13 @@ class _Job:
         self.parameters: dict[str, int] = {}
         faults = Faults()
         for graph_name, make in family.graphs.items():
-            weights = Weights(checkpoint, tensors, plan[graph_name], faults=faults)
+            weights = Weights(
+                checkpoint,
+                tensors,
+                plan[graph_name],
+                faults=faults,
+                factors=factors.get(graph_name),
+            )
             self._plan_graph(graph_name, make(weights, self.config))
         inputs = {value.name: value for value in self.models["decoder"].graph.inputs}
         width = graph.specs([inputs["inputs_embeds"]])[0].shape[-1]
@@ -205,6 +241,24 @@ class _Job:
                 "(tie_word_embeddings); correct the one that is wrong"
             )
         self.checkpoint.close()
+
+    def package(
+        self, name: str, source: Source, report: Progress, without: Path | None = None
+    ) -> Manifest:
+        """Makes every file; `without` is removed on the way, when weights have been made."""
+        assets.copy_assets(self.checkpoint, self.folder, template=self.family.chat_template)
+        self.write(report)
+        if without is not None:
+            shutil.rmtree(without, ignore_errors=True)
+        manifest = self.manifest(name, source)
+        (self.folder / MANIFEST).write_bytes(manifest.to_json())
+        try:
+            return read_manifest(self.folder)
+        except PackageError as error:  # nothing has checked the types of what JSON files said
+            raise CheckpointError(
+                f"{self.checkpoint.folder}: a value in its JSON files cannot be used: "
+                f"{error.__cause__}"
+            ) from error
 
     def write(self, report: Progress) -> None:
         """Makes all weights and saves the graphs."""
@@ -270,7 +324,12 @@ class _Job:
             file=f"{name}.onnx",
             inputs=graph.specs(model.graph.inputs),
             outputs=graph.specs(model.graph.outputs),
-            precision=PrecisionSpec(precision.kind, precision.block_size, precision.accuracy_level),
+            precision=PrecisionSpec(
+                precision.kind,
+                precision.block_size,
+                precision.accuracy_level,
+                precision.quantizer,
+            ),
             parameters=self.parameters[name],
         )
 

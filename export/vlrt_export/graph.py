@@ -33,7 +33,7 @@ def build(module: GraphModule, name: str) -> ir.Model:
     builder = GraphBuilder(graph)
     for output_name, value in module.trace(builder):
         builder.add_output(value, output_name)
-    for node in graph:
+    for node in graph.all_nodes():
         node.metadata_props.clear()  # the builder's notes on modules: half of the file's size
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="vlrt")
 

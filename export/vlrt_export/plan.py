@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vlrt_export.quantizers import DEFAULT
 from vlrt_export.weights import PRECISIONS, Precision
 from vlrt_runtime.errors import InputError
 
@@ -22,6 +23,7 @@ def precision_plan(
     overrides: dict[str, str | None] | None = None,
     block_size: int = 128,
     accuracy_level: int = 4,
+    quantizer: str = DEFAULT,
 ) -> dict[str, Precision]:
     """A precision for each graph.
 
@@ -31,6 +33,7 @@ def precision_plan(
         overrides: graph name -> precision, where given.
         block_size: weights that share a scale.
         accuracy_level: of MatMulNBits.
+        quantizer: of int8 and int4.
 
     Raises:
         InputError: a precision is unknown, or a graph does not exist.
@@ -44,4 +47,6 @@ def precision_plan(
         raise InputError(f"{', '.join(unknown)}: this family has only {', '.join(names)}")
     rest = REST.get(precision, precision)
     kinds = {name: precision if name == "decoder" else rest for name in names} | given
-    return {name: Precision(kind, block_size, accuracy_level) for name, kind in kinds.items()}
+    return {
+        name: Precision(kind, block_size, accuracy_level, quantizer) for name, kind in kinds.items()
+    }

@@ -1,8 +1,9 @@
 """Block-wise integer weights: w = (code - zero) * scale, a scale and a zero point per block.
 
-The scale is chosen to minimise the squared error of the block. For given t = code - zero the best
-scale has the closed form s = <w, t> / <t, t>, and what it takes off the squared error is
-<w, t>^2 / <t, t>; so a handful of clipped ranges is tried, and the one that takes off most wins.
+Here are the layout, and the two quantisers that need nothing but the weights and hardly any time:
+plain rounding, and the scale of least squared error. For given t = code - zero the best scale has
+the closed form s = <w, t> / <t, t>, and what it takes off the squared error is <w, t>^2 / <t, t>;
+so a handful of clipped ranges is tried, and the one that takes off most wins.
 
 Layouts are those of onnxruntime's MatMulNBits:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#commicrosoftmatmulnbits
@@ -15,13 +16,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIP_RATIOS", "Blocks", "dequantize", "quantize"]
+__all__ = [
+    "CLIP_RATIOS",
+    "Blocks",
+    "as_columns",
+    "best_range",
+    "best_scale",
+    "dequantize",
+    "nearest",
+    "pack",
+    "plain_range",
+    "quantize",
+    "round_plainly",
+]
 
 # Shares of a block's range that are tried. Five are enough: they take about 10 % off the error of
 # the plain range, and further ones change the third digit.
 CLIP_RATIOS = {4: (1.0, 0.94, 0.88, 0.82, 0.76), 8: (1.0,)}
 SMALLEST_SCALE = np.float32(1e-30)  # below it, 1 / scale overflows: such a block is zero
 LARGEST = np.float32(1e15)  # beyond it, sums of squares overflow; no weight is near it
+
+Floats = NDArray[np.float32]
 
 
 class Blocks(NamedTuple):
@@ -37,48 +52,95 @@ class Blocks(NamedTuple):
     zeros: NDArray[np.uint8]
 
 
-def quantize(weight: NDArray[np.float32], *, bits: int, block: int) -> Blocks:
+def quantize(weight: Floats, *, bits: int, block: int) -> Blocks:
     """Quantises rows [rows, k] to 4 or 8 bits; k is padded with zeros to whole blocks.
 
     Raises:
         ValueError: a value is infinite, not a number, or beyond 1e15.
     """
+    w = as_columns(weight, block)
+    t = np.empty_like(w)
+    scale, zero = best_range(w, bits, scratch=t)
+    nearest(w, scale, zero, bits, out=t)
+    return pack(t, scale, zero, rows=len(weight), bits=bits)
+
+
+def round_plainly(weight: Floats, *, bits: int, block: int) -> Blocks:
+    """As `quantize`, with the whole range of every block and no search."""
+    w = as_columns(weight, block)
+    scale, zero = plain_range(w, bits)
+    t = nearest(w, scale, zero, bits, out=np.empty_like(w))
+    return pack(t, scale, zero, rows=len(weight), bits=bits)
+
+
+def as_columns(weight: Floats, block: int) -> Floats:
+    """Blocks as columns, [block, rows * blocks], so that every step runs along memory.
+
+    Raises:
+        ValueError: a value is infinite, not a number, or beyond 1e15.
+    """
     rows, k = weight.shape
-    blocks, top = -(-k // block), np.float32(2**bits - 1)
+    blocks = -(-k // block)
+    if not (weight.min() >= -LARGEST and weight.max() <= LARGEST):
+        raise ValueError(f"holds values beyond {LARGEST:g}, or not a number")
     if k % block:
         weight = np.pad(weight, ((0, 0), (0, blocks * block - k)))
-    # The block axis comes first, so that every step below runs along memory.
-    w = np.ascontiguousarray(weight.reshape(rows * blocks, block).T)
+    return np.ascontiguousarray(weight.reshape(rows * blocks, block).T)
+
+
+def plain_range(w: Floats, bits: int) -> tuple[Floats, Floats]:
+    """Scale and zero point of each column by its smallest and its largest value, and zero."""
     low, high = np.minimum(w.min(0), 0), np.maximum(w.max(0), 0)
-    if not (low.min() >= -LARGEST and high.max() <= LARGEST):
-        raise ValueError(f"holds values beyond {LARGEST:g}, or not a number")
-    t = np.empty_like(w)
-    best_gain = np.full(w.shape[1], -1, np.float32)
-    best_scale, best_zero = np.ones_like(best_gain), np.zeros_like(best_gain)
+    scale = (high - low) / np.float32(2**bits - 1)
+    scale[scale < SMALLEST_SCALE] = 1
+    return scale, np.rint(-low / scale)
+
+
+def best_range(w: Floats, bits: int, *, scratch: Floats) -> tuple[Floats, Floats]:
+    """Scale and zero point of each column that leave the least squared error."""
+    full, zero = plain_range(w, bits)  # clipping both ends alike leaves the zero point in place
+    best_gain, best = np.full_like(full, -1), np.ones_like(full)
     for ratio in CLIP_RATIOS[bits]:
-        step = (high - low) * (np.float32(ratio) / top)
-        step[step < SMALLEST_SCALE] = 1
-        zero = np.rint(-low * np.float32(ratio) / step)
-        _codes(w, step, zero, top, out=t)
-        dot, square = np.einsum("ij,ij->j", w, t), np.einsum("ij,ij->j", t, t)
-        scale = np.where(dot > 0, dot / np.maximum(square, 1), step)
-        better = (gain := dot * scale) > best_gain
-        for best, value in ((best_gain, gain), (best_scale, scale), (best_zero, zero)):
-            np.copyto(best, value, where=better)
-    best_scale[best_scale < SMALLEST_SCALE] = 1
-    _codes(w, best_scale, best_zero, top, out=t)
-    t += best_zero
+        step = full * np.float32(ratio)
+        scale, gain = best_scale(w, nearest(w, step, zero, bits, out=scratch), step)
+        better = gain > best_gain
+        np.copyto(best_gain, gain, where=better)
+        np.copyto(best, scale, where=better)
+    best[best < SMALLEST_SCALE] = 1
+    return best, zero
+
+
+def best_scale(w: Floats, t: Floats, otherwise: Floats) -> tuple[Floats, Floats]:
+    """Scale of each column of least squared error for given t, and what that takes off it."""
+    dot, square = np.einsum("ij,ij->j", w, t), np.einsum("ij,ij->j", t, t)
+    scale = np.where(dot > 0, dot / np.maximum(square, 1), otherwise)
+    return scale, dot * scale
+
+
+def nearest(w: Floats, scale: Floats, zero: Floats, bits: int, *, out: Floats) -> Floats:
+    """Nearest codes, less the zero point, still as floats: w / scale within [-zero, top - zero]."""
+    np.multiply(w, 1 / scale, out=out)
+    np.rint(out, out=out)
+    np.maximum(out, -zero, out=out)  # a third faster than np.clip with two arrays
+    np.minimum(out, np.float32(2**bits - 1) - zero, out=out)
+    return out
+
+
+def pack(t: Floats, scale: Floats, zero: Floats, *, rows: int, bits: int) -> Blocks:
+    """What is stored, of columns of codes less the zero point (which are overwritten)."""
+    t += zero
+    blocks = len(scale) // rows
     codes: NDArray[Any] = t.astype(np.uint8)
-    zeros: NDArray[Any] = best_zero.astype(np.uint8).reshape(rows, blocks)
+    zeros: NDArray[Any] = zero.astype(np.uint8).reshape(rows, blocks)
     if bits == 4:
         codes = codes[0::2] | (codes[1::2] << 4)
         zeros = np.pad(zeros, ((0, 0), (0, blocks % 2)))
         zeros = zeros[:, 0::2] | (zeros[:, 1::2] << 4)
     packed = np.ascontiguousarray(codes.T).reshape(rows, blocks, -1)
-    return Blocks(packed, best_scale.reshape(rows, blocks), zeros)
+    return Blocks(packed, scale.reshape(rows, blocks), zeros)
 
 
-def dequantize(quantized: Blocks, *, bits: int, k: int) -> NDArray[np.float32]:
+def dequantize(quantized: Blocks, *, bits: int, k: int) -> Floats:
     """The rows [rows, k] that quantised ones stand for: `quantize` undone, but for rounding."""
     codes, scales, zeros = quantized
     rows, blocks = scales.shape
@@ -87,18 +149,3 @@ def dequantize(quantized: Blocks, *, bits: int, k: int) -> NDArray[np.float32]:
         zeros = np.stack([zeros & 15, zeros >> 4], -1).reshape(rows, -1)[:, :blocks]
     values = (codes.astype(np.float32) - zeros[..., None]) * scales[..., None]
     return values.reshape(rows, -1)[:, :k]
-
-
-def _codes(
-    w: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    zero: NDArray[np.float32],
-    top: np.float32,
-    *,
-    out: NDArray[np.float32],
-) -> None:
-    """Nearest codes, less the zero point, still as floats: w / scale within [-zero, top - zero]."""
-    np.multiply(w, 1 / scale, out=out)
-    np.rint(out, out=out)
-    np.maximum(out, -zero, out=out)  # a third faster than np.clip with two arrays
-    np.minimum(out, top - zero, out=out)

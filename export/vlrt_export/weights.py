@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.checkpoint import DTYPES, Checkpoint, Tensor
+from vlrt_export.quantizers import DEFAULT, QUANTIZERS
 from vlrt_runtime.errors import InputError
 
-__all__ = ["PRECISIONS", "Faults", "Fill", "Precision", "Weights"]
+__all__ = ["PRECISIONS", "Factors", "Faults", "Fill", "Precision", "Weights"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 Make = Callable[[NDArray[np.float32]], tuple[NDArray[Any], ...]]
+Factors = Callable[[str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,13 @@ class Precision:
         kind: fp32, fp16 (stored so, computed in fp32), int8 or int4 (block-wise).
         block_size: weights that share a scale and a zero point.
         accuracy_level: of MatMulNBits; 4 computes with int8 activations, 0 with float32.
+        quantizer: how int8 and int4 are made: a name of `vlrt_export.quantizers`.
     """
 
     kind: str = "fp32"
     block_size: int = 128
     accuracy_level: int = 4
+    quantizer: str = DEFAULT
 
     def __post_init__(self) -> None:
         if self.kind not in PRECISIONS:
@@ -48,6 +52,14 @@ class Precision:
             raise InputError(f"block size {self.block_size}: expected one of {sizes}")
         if self.accuracy_level not in range(5):
             raise InputError(f"accuracy level {self.accuracy_level}: expected 0 to 4")
+        if self.quantizer not in QUANTIZERS:
+            names = ", ".join(QUANTIZERS)
+            raise InputError(f"quantizer {self.quantizer!r}: expected one of {names}")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether matrices become integers."""
+        return self.kind.startswith("int")
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ class Weights:
         tensors: canonical name -> tensor.
         precision: read by `Linear` alone.
         faults: gathered while graphs are built, so that one error can name them all.
+        factors: what calibration saw, by the name of a graph's parameter; read by `Linear` alone.
     """
 
     checkpoint: Checkpoint
@@ -88,6 +101,7 @@ class Weights:
     precision: Precision
     prefix: str = ""
     faults: Faults = field(default_factory=Faults)
+    factors: Factors | None = None
 
     def at(self, name: str) -> Weights:
         """The same, seen from one level down."""

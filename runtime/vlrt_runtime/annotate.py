@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -88,12 +89,15 @@ def _within(value: float, size: int) -> float:
 
 
 def _shortened(canvas: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
-    """The text, cut until it and its margins fit a width."""
-    short = text
-    while short and canvas.textlength(short, font=font) + 2 * _margin(font) > width:
-        text = text[:-1]
-        short = text.rstrip() + "..." if text else ""
-    return short
+    """The text, cut so that it and its margins fit a width."""
+    room = width - 2 * _margin(font)
+    text = text[: max(0, int(room))]  # no letter is narrower than a pixel
+    if canvas.textlength(text, font=font) <= room:
+        return text
+    fits = bisect.bisect_right(
+        range(len(text)), room, key=lambda n: canvas.textlength(text[:n] + "...", font=font)
+    )
+    return text[: fits - 1].rstrip() + "..." if fits > 1 else ""
 
 
 def _margin(font: Font) -> int:

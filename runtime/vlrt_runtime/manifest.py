@@ -49,6 +49,7 @@ class PrecisionSpec(Record, frozen=True):
     kind: str
     block_size: int
     accuracy_level: int
+    quantizer: str = "mse"
 
 
 class GraphSpec(Record, frozen=True):

@@ -273,6 +273,7 @@ class Model:
             clock.lap("project")
             if not cancelled.is_set():
                 decoder = self.decoder(projected)
+                del encoded, projected  # hundreds of megabytes, and no step looks at them again
                 ids = self._ids(decoder, layout, embeds, max_new_tokens, cancelled, clock)
                 prompt_ids = layout.token_ids.tolist()
                 reason = yield from self.family.stream(self.codec, prompt_ids, ids, token_ids)

@@ -140,24 +140,16 @@ def test_three_parts_make_the_same_package(package: Path, tmp_path: Path, kind: 
     assert f"projector/{file.name}" in made.source.files
 
 
-def test_half_precision_in_a_torch_file(tmp_path: Path):
-    """Storages that tensors share, at an offset, in bfloat16."""
-    import torch
-    from safetensors.torch import load_file
-
-    from vlrt_export.checkpoint import Checkpoint
-    from vlrt_export.torch_file import read_torch_file
+def test_parts_on_the_command_line(tmp_path: Path, package: Path, capsys: Any):
+    from vlrt.cli import main
 
     parts = make_alpha_parts(tmp_path / "parts", vocabulary="small")
-    tensors = load_file(parts.projector_file)
-    whole = torch.cat([tensor.flatten() for tensor in tensors.values()]).bfloat16()
-    pieces = whole.split([tensor.numel() for tensor in tensors.values()])
-    views = {n: p.view(t.shape) for (n, t), p in zip(tensors.items(), pieces, strict=True)}
-    torch.save(views, tmp_path / "p.bin")
-    reader = Checkpoint(parts.language_model)
-    for tensor in read_torch_file(tmp_path / "p.bin"):
-        rows = reader.read_float(tensor, 0, tensor.rows).reshape(tensor.shape)
-        assert np.array_equal(rows, views[tensor.name].float().numpy())
+    base, tower, projector = map(str, parts)
+    command = ["export", base, "--precision", "fp32", "-o", str(tmp_path / "package")]
+    assert main([*command, "--vision-tower", tower]) == 2
+    assert "--projector-file is missing" in capsys.readouterr().err
+    assert main([*command, "--vision-tower", tower, "--projector-file", projector]) == 0
+    assert same(read_manifest(tmp_path / "package"), read_manifest(package))
 
 
 def test_names_of_the_projector():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +20,8 @@ from support.tiny.mllama_text import BASE_IDS, BASE_PROMPT, PINNED_IDS, QUESTION
 from vlrt.verify import verify
 from vlrt.verify.mllama import MllamaReference
 from vlrt.verify.reference import load_reference
-from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.exporter import export
-from vlrt_export.families.mllama import FAMILY, Config
-from vlrt_runtime.errors import CheckpointError, InputError
+from vlrt_runtime.errors import InputError
 from vlrt_runtime.families.mllama import visible_tiles
 from vlrt_runtime.model import Model
 from vlrt_runtime.text import TextCodec
@@ -227,8 +226,6 @@ def test_prefill_and_steps_equal_one_full_pass(model: Model, reference: MllamaRe
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 1000])
 def test_a_prompt_in_pieces_is_the_prompt(model: Model, rows: int):
-    from dataclasses import replace
-
     messages, images = CHATS["two apart"]
     layout, pictures = model.prepare(messages, images)
     assert layout.prefill_rows == 128
@@ -340,51 +337,6 @@ def test_verify_agrees(package: Path, small_mllama: Path):
     assert found.divergence is None
     assert found.stages[0].difference == 0
     assert all(stage.difference < 1e-4 < stage.scale for stage in found.stages[1:])
-
-
-@pytest.mark.parametrize(
-    ("where", "key", "value", "message"),
-    [
-        ("preprocessor_config.json", "max_image_tiles", 2, "max_image_tiles 2, expected"),
-        ("preprocessor_config.json", "size", {"height": 70, "width": 70}, "size .*70.* expected"),
-    ],
-)
-def test_a_processor_that_does_not_fit_is_refused(
-    tmp_path: Path, where: str, key: str, value: Any, message: str
-):
-    folder = make_mllama(tmp_path / "checkpoint", vocabulary="small")
-    path = folder / where
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(CheckpointError, match=message):
-        export(folder, tmp_path / "package")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"vision": {"supported_aspect_ratios": [[1, 1], [2, 2]]}}, "supported_aspect_ratios"),
-        ({"vision": {"intermediate_layers_indices": [1, 4]}}, "expected 0 to 3"),
-        ({"text": {"rope_scaling": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
-    ],
-)
-def test_a_config_that_is_not_known_is_refused(
-    small_mllama: Path, changes: dict[str, dict[str, Any]], message: str
-):
-    checkpoint = Checkpoint(small_mllama)
-    for part, values in changes.items():
-        checkpoint.config[f"{part}_config"] |= values
-    with pytest.raises(CheckpointError, match=message):
-        FAMILY.runtime(checkpoint, Config.read(checkpoint.config))
-
-
-def test_a_sparse_config_has_the_defaults_of_its_class():
-    config = Config.read({"model_type": "mllama", "text_config": {}, "vision_config": {}})
-    text, vision = config.decoder, config.vision
-    assert (text.hidden_size, text.num_hidden_layers, text.head_dim) == (4096, 40, 128)
-    assert config.cross_attention_layers == (3, 8, 13, 18, 23, 28, 33, 38)
-    assert (vision.image_size, vision.tokens, vision.width) == (448, 1025, 7680)
-    assert vision.intermediate_layers_indices == (3, 7, 15, 23, 30)
-    assert Config.read({"vision_config": {"image_size": 560}}).vision.tokens == 1601
 
 
 @pytest.mark.parametrize("seed", range(40))

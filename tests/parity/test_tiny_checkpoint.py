@@ -243,7 +243,7 @@ def test_a_missing_library_is_named_with_its_remedy(
 
 
 def test_unknown_families_and_empty_folders_are_named(small_qwen2_vl: Path, tmp_path: Path):
-    with pytest.raises(InputError, match="no reference for family 'qwen3': expected qwen2_vl"):
+    with pytest.raises(InputError, match="no reference for family 'qwen3': expected kosmos2"):
         load_reference(small_qwen2_vl, "qwen3")
     with pytest.raises(CheckpointNotFoundError, match=r"has no config\.json"):
         load_reference(tmp_path, "qwen2_vl")

@@ -1,4 +1,4 @@
-"""The command line: `vlrt export`, `run`, `inspect`, `verify`, `models`.
+"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `models`.
 
 Exit status: 0 done; 2 the user's mistake, told in one line; 1 a fault. `--debug` shows where it
 came from. Handlers import what they need when they run, so that `vlrt --help` is quick.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "parser"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
+QUANTIZERS = ("rtn", "mse", "hqq", "gptq")
 EPILOG = """\
 SOURCE is a short name (see `vlrt models`), a hub id (owner/name) or a folder.
 PACKAGE is a folder that `vlrt export` made, or the name of one made before.
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_demo(commands)
     models = commands.add_parser("models", help="list the models known by a short name")
     models.add_argument("--json", action="store_true", help="print one JSON object")
     for command in commands.choices.values():  # so that it may stand at the end as well
@@ -129,6 +131,16 @@ def _add_export(commands: Commands) -> None:
         choices=range(5),
         help="of int8 and int4: 4 is fastest, 0 computes with float32 (default: 4)",
     )
+    command.add_argument(
+        "--quantizer",
+        choices=QUANTIZERS,
+        help="how int8 and int4 are made (default: mse; gptq with --calibrate)",
+    )
+    command.add_argument(
+        "--calibrate",
+        metavar="FOLDER",
+        help="pictures like those the model will see (up to 32): gptq makes weights for them",
+    )
     command.add_argument("--revision", help="branch, tag or commit on the hub")
     command.add_argument(
         "--vision-tower",
@@ -163,6 +175,9 @@ def _add_run(commands: Commands) -> None:
         "--max-new-tokens", type=int, default=256, metavar="N", help="(default: 256)"
     )
     command.add_argument("--raw", action="store_true", help="PROMPT is the whole text, no template")
+    command.add_argument(
+        "--annotate", metavar="FILE", help="write the first picture with the answer's boxes on it"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--stats", action="store_true", help="timings and memory, on stderr")
     _add_device(command)
@@ -189,6 +204,14 @@ def _add_verify(commands: Commands) -> None:
     command.add_argument("--write", action="store_true", help="keep the figures in the manifest")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--threads", type=int, metavar="N", help="cores (default: all)")
+
+
+def _add_demo(commands: Commands) -> None:
+    command = commands.add_parser("demo", help="ask the small model that comes with vlrt")
+    command.add_argument("--image", metavar="FILE", help="your own picture of drawn shapes")
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="the picture with boxes (default: the user's cache)"
+    )
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:

@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
             embedding=args.embedding,
             block_size=args.block_size,
             accuracy_level=args.accuracy_level,
+            quantizer=args.quantizer,
+            calibrate=args.calibrate,
             revision=args.revision,
             vision_tower=args.vision_tower,
             projector_file=args.projector_file,

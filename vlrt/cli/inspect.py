@@ -59,7 +59,8 @@ def _graph_lines(manifest: Manifest, name: str, spec: GraphSpec) -> list[str]:
     precision = spec.precision
     kind = precision.kind
     if kind.startswith("int"):
-        kind += f" (blocks of {precision.block_size}, accuracy level {precision.accuracy_level})"
+        kind += f" by {precision.quantizer} (blocks of {precision.block_size}, "
+        kind += f"accuracy level {precision.accuracy_level})"
     return [
         f"{name}: {kind}, {spec.parameters / 1e6:.1f} M parameters, {_mb(size)}",
         *_tensor_lines("in", spec.inputs),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import vlrt
-from vlrt_runtime.errors import InputError
+from vlrt_runtime.errors import InputError, StorageError
 from vlrt_runtime.memory import peak_rss, private
 from vlrt_runtime.model import Answer
 
@@ -17,6 +18,8 @@ __all__ = ["run"]
 def run(args: argparse.Namespace) -> int:
     """Answers, streaming the text to stdout or printing one JSON object."""
     prompt = _standard_input() if args.prompt == "-" else args.prompt
+    if args.annotate:
+        _check_annotate(args)
     model = vlrt.load(
         args.package,
         device=args.device,
@@ -39,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
             print(piece, end="", flush=True)
         print()
         answer = stream.result()
+    if args.annotate:
+        _write_annotated(args, answer)
     if args.stats:
         print(statistics(answer), file=sys.stderr)
     return 0
@@ -63,6 +68,34 @@ def statistics(answer: Answer) -> str:
     if known:
         rows.append(("memory", ", ".join(known)))
     return "\n".join(f"{name + ':':12} {value}" for name, value in rows)
+
+
+def _check_annotate(args: argparse.Namespace) -> None:
+    """Refuses before anything is computed what could not be written in the end."""
+    from PIL import Image
+
+    if not args.image:
+        raise InputError("--annotate: there is no picture to draw on; give one with --image")
+    path = Path(args.annotate)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise InputError(f"--annotate {path}: expected a name that ends in .png, .jpg or .webp")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--annotate {path}: its folder does not exist; make it first")
+
+
+def _write_annotated(args: argparse.Namespace, answer: Answer) -> None:
+    """Writes the first picture, with boxes where the answer has some for it."""
+    from vlrt_runtime.annotate import annotate
+    from vlrt_runtime.image import load_image
+
+    entities = [entity for entity in answer.entities if entity.image == 0]
+    if not entities:
+        why = "does not say of which picture" if answer.entities else "has none"
+        print(f"vlrt: note: {args.annotate} has no boxes: the answer {why}", file=sys.stderr)
+    try:
+        annotate(load_image(args.image[0]), entities).save(args.annotate)
+    except OSError as error:
+        raise StorageError(f"{args.annotate}: it cannot be written: {error}") from error
 
 
 def _standard_input() -> str:

@@ -43,7 +43,5 @@ def _current(target: Path) -> bool:
         manifest = read_manifest(target)
     except (PackageNotFoundError, PackageError):
         return False
-    weights = sha256_files(CHECKPOINT.glob("*.safetensors"))
-    return (
-        manifest.vlrt_version == __version__ and weights.items() <= manifest.source.files.items()
-    )
+    weights = sha256_files({path.name: path for path in CHECKPOINT.glob("*.safetensors")})
+    return manifest.vlrt_version == __version__ and weights.items() <= manifest.source.files.items()

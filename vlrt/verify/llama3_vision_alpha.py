@@ -28,7 +28,6 @@ from vlrt_runtime.errors import CheckpointError, InputError
 __all__ = ["AlphaReference", "load"]
 
 MARK, IMAGE_TOKEN = "<image>", -200
-PREFIXES = ("text_model.", "vision_model.vision_model.", "mm_projector.model.")
 HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
 
 
@@ -48,7 +47,11 @@ def load(folder: Path, *, attention: Attention) -> Reference:
         torch.nn.GELU(),
         torch.nn.Linear(hidden, hidden),
     )
-    _load_weights(folder, dict(zip(PREFIXES, (text, vision, projector), strict=True)))
+    # transformers 5 took the inner `vision_model` out of the class, not out of the files.
+    wrapped = any(name.startswith("vision_model.") for name in vision.state_dict())
+    tower = "vision_model." if wrapped else "vision_model.vision_model."
+    modules = {"text_model.": text, tower: vision, "mm_projector.model.": projector}
+    _load_weights(folder, modules)
     text.generation_config.eos_token_id = _stop_ids(folder)
     return AlphaReference(
         text.eval(),
@@ -157,8 +160,8 @@ def _words(message: Message) -> str:
 
 def _stop_ids(folder: Path) -> list[int]:
     path = folder / "generation_config.json"
-    given = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
-    return list(given) if isinstance(given, list) else [given]
+    given: Any = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
+    return cast("list[int]", given if isinstance(given, list) else [given])
 
 
 def _load_weights(folder: Path, modules: Mapping[str, Any]) -> None:

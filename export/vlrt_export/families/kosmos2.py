@@ -7,7 +7,6 @@ attend to those rows and to themselves -> 64 rows of the decoder's width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -16,29 +15,15 @@ from onnxscript import nn
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import image_config, image_parameters, square_parameters
 from vlrt_export.families import Family, Runtime
-from vlrt_export.families.kosmos2_decoder import TextConfig, TextDecoder
+from vlrt_export.families.kosmos2_config import Config
+from vlrt_export.families.kosmos2_decoder import TextDecoder
 from vlrt_export.layers.base import FLOAT, Layer, contrib
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
-from vlrt_export.layers.vit import CLIP, ViT, ViTConfig
+from vlrt_export.layers.vit import ViT
 from vlrt_export.weights import Weights
 from vlrt_runtime.errors import CheckpointError
 
-# Both as the class has them where config.json is silent.
-VISION = replace(
-    CLIP,
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    patch_size=14,
-)
-TEXT_KEYS = {
-    "hidden_size": "embed_dim",
-    "intermediate_size": "ffn_dim",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "attention_heads",
-}
 SMALLEST_NORM = 1e-12
 # There is no chat: the model goes on from where the prompt ends.
 TEMPLATE = """\
@@ -47,31 +32,6 @@ TEMPLATE = """\
 {%- endif -%}
 {%- for part in messages[0].content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """config.json: both models, and how many rows a picture becomes."""
-
-    vision: ViTConfig
-    decoder: TextConfig
-    latent_query_num: int
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any]) -> Config:
-        """From config.json."""
-        text = config.get("text_config") or {}
-        names = {name: TEXT_KEYS.get(name, name) for name in TextConfig.__dataclass_fields__}
-        given: dict[str, Any] = {
-            name: text[key] for name, key in names.items() if text.get(key) is not None
-        }
-        given["tie_word_embeddings"] = bool(
-            config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
-        )
-        decoder = TextConfig(**given)
-        vision = VISION.updated(config.get("vision_config") or {})
-        latents = config.get("latent_query_num", 64)
-        return cls(vision=vision, decoder=decoder, latent_query_num=latents)
 
 
 class VisionEncoder(Layer):

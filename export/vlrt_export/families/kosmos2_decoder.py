@@ -6,12 +6,12 @@ https://arxiv.org/abs/2210.06423. Positions come with the embeddings, so nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 from onnxscript import nn
 
+from vlrt_export.families.kosmos2_config import TextConfig
 from vlrt_export.layers.attention import Cache, CachedAttention
 from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import LayerNorm, activation
@@ -19,31 +19,9 @@ from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.llama import last_rows
 from vlrt_export.weights import Weights
 
-__all__ = ["TextConfig", "TextDecoder"]
+__all__ = ["TextDecoder"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Sizes of the decoder; config.json calls the first four embed_dim, ffn_dim, layers and so on.
-
-    The defaults are the class's, which are the published checkpoint's.
-    """
-
-    hidden_size: int = 2048
-    intermediate_size: int = 8192
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 32
-    vocab_size: int = 65037
-    activation_function: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    tie_word_embeddings: bool = True
-
-    @property
-    def head_dim(self) -> int:
-        """Width of an attention head."""
-        return self.hidden_size // self.num_attention_heads
 
 
 class TextLayer(Layer):

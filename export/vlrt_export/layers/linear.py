@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.layers.base import FLOAT, Layer, contrib
-from vlrt_export.quantize import quantize
-from vlrt_export.weights import Precision, Weights
+from vlrt_export.quantizers import QUANTIZERS
+from vlrt_export.weights import Weights
 
 __all__ = ["Linear"]
 
-BLOCK_ELEMENTS = 1 << 17  # weights made at a time: what they need stays in the cache of a core
+BLOCK_ELEMENTS = 1 << 17  # weights copied at a time
 
 
 class Linear(Layer):
@@ -49,11 +49,11 @@ class Linear(Layer):
         self.k, self.n = k, sum(sizes)
         pairs = list(zip(names, sizes, strict=True))
         tensors = [weights.take(f"{name}.weight", shape or (size, k)) for name, size in pairs]
-        self.storage = STORAGE[weights.precision.kind](weights.precision, self.n, k)
+        self.storage = STORAGE[weights.precision.kind](weights, self.n, k)
         # Modules register parameters by attribute, so each gets one.
         for name, parameter in self.storage.parameters.items():
             setattr(self, name, parameter)
-        rows = max(1, BLOCK_ELEMENTS // k)
+        rows = max(1, self.storage.elements // k)
         self.fill(tensors, self.storage.parameters.values(), self.storage.make, rows)
         self.bias = (
             self.vector(weights, [f"{name}.bias" for name in names], sizes) if bias else None
@@ -68,9 +68,10 @@ class Plain:
     """float32, in the checkpoint's layout: FusedMatMul transposes at full speed."""
 
     dtype = FLOAT
+    elements = BLOCK_ELEMENTS
     limit = float(np.finfo(np.float32).max)
 
-    def __init__(self, precision: Precision, n: int, k: int) -> None:
+    def __init__(self, weights: Weights, n: int, k: int) -> None:
         self.n = n
         self.weight = nn.Parameter([n, k], self.dtype)
         self.parameters = {"weight": self.weight}
@@ -105,9 +106,12 @@ class Blockwise:
 
     bits: int
 
-    def __init__(self, precision: Precision, n: int, k: int) -> None:
+    def __init__(self, weights: Weights, n: int, k: int) -> None:
+        precision, self.factors = weights.precision, weights.factors
         self.k, self.n, self.block = k, n, precision.block_size
         self.level = precision.accuracy_level
+        self.quantizer = QUANTIZERS[precision.quantizer]
+        self.elements = self.quantizer.elements
         blocks, uint8 = -(-k // self.block), ir.DataType.UINT8
         self.weight = nn.Parameter([n, blocks, self.block * self.bits // 8], uint8)
         self.scales = nn.Parameter([n, blocks], FLOAT)
@@ -115,8 +119,12 @@ class Blockwise:
         self.parameters = {"weight": self.weight, "scales": self.scales, "zeros": self.zeros}
 
     def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
-        """Quantised rows; see `quantize`."""
-        return quantize(rows, bits=self.bits, block=self.block)
+        """Quantised rows."""
+        seen: dict[str, Any] = {}
+        if self.quantizer.calibrated:
+            assert self.factors is not None, "calibrated quantisers come with factors"
+            seen["factor"] = self.factors(self.weight.name or "")
+        return self.quantizer.make(rows, bits=self.bits, block=self.block, **seen)
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
         """X Wᵀ + b."""

@@ -88,16 +88,16 @@ class Mllama(Family):
         ids, places = expand(token_ids, self.image_token, [p.tokens for p in pictures])
         tiles = [picture.grid[1] * picture.grid[2] for picture in pictures]
         seen = visible_tiles(places, tiles, self.image.max_tiles)
-        rows: NDArray[np.bool_] = seen.any(axis=1, keepdims=True)
+        rows = np.asarray(seen.any(axis=1, keepdims=True))
         # Text before all pictures looks at everything: so it was trained.
-        mask: NDArray[np.float32] = np.where(seen | ~rows, np.float32(0), HIDDEN)
-        whole: NDArray[np.float32] = rows.astype(np.float32)
+        mask = np.where(seen | ~rows, np.float32(0), HIDDEN)
+        whole = rows.astype(np.float32)
 
         def inputs(embeds: NDArray[np.float32], start: int) -> dict[str, NDArray[Any]]:
             count = embeds.shape[1]
             cos, sin = rope_table(start, count, self._inverse)
             # The answer looks at what the last token of the prompt does.
-            at = np.minimum(np.arange(start, start + count), len(ids) - 1)
+            at = np.minimum(np.arange(start, start + count, dtype=np.int64), len(ids) - 1)
             return {
                 "inputs_embeds": embeds,
                 "cos": cos,
@@ -106,7 +106,7 @@ class Mllama(Family):
                 "cross_attention_rows": whole[at][None],
             }
 
-        at_a_time = max(1, PREFILL_ROWS // max(1, len(pictures)))
+        at_a_time = max(1, PREFILL_ROWS // len(pictures)) if pictures else None
         return Layout(ids, np.zeros(len(ids), np.bool_), inputs, prefill_rows=at_a_time)
 
 

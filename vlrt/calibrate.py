@@ -1,0 +1,108 @@
+"""Prompts for calibration: pictures of a folder, each with a question, as the runtime sees them.
+
+The other half is `vlrt_export.calibrate`. No session of the package is opened: graphs come one
+piece at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrt_runtime.errors import InputError
+from vlrt_runtime.families import Layout
+from vlrt_runtime.image import load_image
+from vlrt_runtime.model import Model
+from vlrt_runtime.session import Graph, open_session
+
+__all__ = ["PicturePrompts", "picture_files"]
+
+MOST_PICTURES = 32
+LARGEST_SIDE = 512  # pixels; larger pictures cost minutes and say nothing more
+SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+QUESTIONS = (
+    "Describe this picture.",
+    "What is in this picture, and where?",
+    "How many things do you see?",
+    "What colours are there?",
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The first pictures of a folder, by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected one of pictures to calibrate with")
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"{path}: it holds no pictures to calibrate with; put 8 to 32 there")
+    return found[:MOST_PICTURES]
+
+
+class PicturePrompts:
+    """See `vlrt_export.calibrate.Prompts`."""
+
+    def __init__(self, package: Path, files: list[Path]) -> None:
+        self._files, self._model = files, _Prompter(package)
+        self._raw = "chat_template.jinja" not in self._model.manifest.files
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._files)
+
+    def picture(self, i: int) -> Arrays:
+        """Inputs of the vision encoder."""
+        return self._prepared(i)[1]
+
+    def prompt(self, i: int, projected: Arrays) -> Arrays:
+        """Inputs of the decoder for the whole prompt, behind an empty cache."""
+        layout, _ = self._prepared(i)
+        embeds = self._model.splice(layout, [projected])
+        length = len(layout.token_ids)
+        given = projected | layout.inputs(embeds, 0)
+        given["num_logits"] = np.array([length], np.int64)
+        given["total_sequence_length"] = np.array([length], np.int32)
+        inputs = self._model.manifest.graphs["decoder"].inputs
+        return {
+            spec.name: given[spec.name]
+            if spec.name in given
+            else np.zeros([0 if isinstance(n, str) else n for n in spec.shape], spec.dtype)
+            for spec in inputs
+        }
+
+    def open(self, path: Path) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:
+        """A graph, to be called with its inputs."""
+        return Graph(open_session(path, device="cpu", threads=self._model.threads))
+
+    def _prepared(self, i: int) -> tuple[Layout, Arrays]:
+        image = load_image(self._files[i]).copy()
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        question = QUESTIONS[i % len(QUESTIONS)]
+        layout, pictures = self._model.prepare(question, [image], raw=self._raw)
+        return layout, dict(pictures[0].inputs)
+
+
+class _NoSession:
+    def get_inputs(self) -> list[Any]:
+        return []
+
+    def get_outputs(self) -> list[Any]:
+        return []
+
+
+class _Prompter(Model):
+    """A model that makes prompts, and whose graphs are never loaded."""
+
+    def _session(self, name: str) -> Any:
+        return _NoSession()
