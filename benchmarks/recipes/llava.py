@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from recipes.recipe import CLIP, Recipe
@@ -135,4 +136,19 @@ LLAVA = Recipe(
         **{f"{TOWER}.post_layernorm.{part}": (1024,) for part in ("weight", "bias")},
     },
 )
-RECIPES = {"llava-1.5-7b": LLAVA}
+LLAVA_13B = replace(
+    LLAVA,
+    config={
+        **LLAVA.config,
+        "text_config": {
+            **LLAVA.config["text_config"],
+            "_name_or_path": "lmsys/vicuna-13b-v1.5",
+            "hidden_size": 5120,
+            "intermediate_size": 13824,
+            "num_attention_heads": 40,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 40,
+        },
+    },
+)
+RECIPES = {"llava-1.5-7b": LLAVA, "llava-1.5-13b": LLAVA_13B}

@@ -20,6 +20,7 @@ class ModelCard:
         family: the `model_type` of its config.json.
         parameters: numbers in its weights.
         download_bytes: size of its weights as published; the other files add some 10 MB.
+        package_bytes: of the weights of a package at int4, as `vlrt export` makes it by default.
         licence: SPDX identifier, or the name that the publisher gives it.
         gated: the hub asks to accept the licence before the first download.
     """
@@ -29,6 +30,7 @@ class ModelCard:
     family: str
     parameters: int
     download_bytes: int
+    package_bytes: int
     licence: str
     gated: bool = False
 
@@ -40,6 +42,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="qwen2_vl",
         parameters=2_208_985_600,
         download_bytes=4_417_971_200,
+        package_bytes=1_987_859_712,
         licence="Apache-2.0",
     ),
     ModelCard(
@@ -48,6 +51,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="qwen2_vl",
         parameters=8_291_375_616,
         download_bytes=16_582_751_232,
+        package_bytes=5_580_404_736,
         licence="Apache-2.0",
     ),
     ModelCard(
@@ -56,6 +60,16 @@ CATALOG: tuple[ModelCard, ...] = (
         family="llava",
         parameters=7_063_427_072,
         download_bytes=14_126_854_144,
+        package_bytes=4_126_512_128,
+        licence="Llama 2 Community",
+    ),
+    ModelCard(
+        name="llava-1.5-13b",
+        repo="llava-hf/llava-1.5-13b-hf",
+        family="llava",
+        parameters=13_351_494_656,
+        download_bytes=26_702_989_312,
+        package_bytes=7_545_596_160,
         licence="Llama 2 Community",
     ),
     ModelCard(
@@ -64,6 +78,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="kosmos-2",
         parameters=1_664_485_376,
         download_bytes=6_657_941_504,
+        package_bytes=1_592_053_864,
         licence="MIT",
     ),
     ModelCard(
@@ -72,6 +87,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="llamavision",
         parameters=8_479_990_848,
         download_bytes=16_959_981_696,
+        package_bytes=5_509_956_096,
         licence="Llama 3 Community",
     ),
     ModelCard(
@@ -80,6 +96,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="mllama",
         parameters=10_670_220_835,
         download_bytes=21_340_441_670,
+        package_bytes=7_045_727_744,
         licence="Llama 3.2 Community",
         gated=True,
     ),
@@ -89,6 +106,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="mllama",
         parameters=10_642_941_475,
         download_bytes=21_285_882_950,
+        package_bytes=6_989_694_464,
         licence="Llama 3.2 Community",
         gated=True,
     ),
@@ -98,6 +116,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="mllama",
         parameters=88_593_355_323,
         download_bytes=177_186_710_646,
+        package_bytes=49_672_246_784,
         licence="Llama 3.2 Community",
         gated=True,
     ),
@@ -107,6 +126,7 @@ CATALOG: tuple[ModelCard, ...] = (
         family="mllama",
         parameters=88_566_075_963,
         download_bytes=177_132_151_926,
+        package_bytes=49_616_213_504,
         licence="Llama 3.2 Community",
         gated=True,
     ),

@@ -24,7 +24,7 @@ FOLDERS = {
     "vlrt_export": ROOT / "export" / "vlrt_export",
     "vlrt_runtime": ROOT / "runtime" / "vlrt_runtime",
 }
-DEMO = "vlrt/demo/checkpoint/"  # the one place for anything but code
+DEMO = ("vlrt/demo/checkpoint/", "vlrt/demo/picture.png")  # the one place for anything but code
 DEMO_BYTES = 16_000_000
 CODE_BYTES = 1_000_000
 DIST_INFO = f"vlrt-{vlrt.__version__}.dist-info"

@@ -201,37 +201,6 @@ def test_a_file(model: Model, tmp_path: Path):
 # ------------------------------------------------------------------ limits
 
 
-def test_frames_share_what_a_video_may_have(model: Model):
-    image = model.family.image  # pyright: ignore[reportAttributeAccessIssue]
-    limits = VideoParams()
-    assert limits.frame_pixels(2, image) == 768 * 784
-    assert limits.frame_pixels(10, image) == 768 * 784
-    assert limits.frame_pixels(16, image) == 512 * 784
-    assert limits.frame_pixels(60, image) == 4096 * 784 * 2 // 60
-    assert limits.frame_pixels(768, image) == int(1.05 * 128 * 784)
-    published = VideoParams(max_tokens=int(128_000 * 0.9))
-    for frames in (2, 100, 300, 600, 768):
-        share = int(128_000 * 784 * 0.9) * 2 // frames
-        expected = max(min(768 * 784, share), int(128 * 784 * 1.05))
-        assert published.frame_pixels(frames, image) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "low", "high"),
-    [
-        ({}, 128 * 784, 768 * 784),
-        ({"max_pixels": 200_000}, 128 * 784, 200_000),
-        ({"max_pixels": 50_000}, 50_000, 50_000),
-        ({"max_pixels": 10_000_000}, 128 * 784, 768 * 784),
-        ({"min_pixels": 3136}, 3136, 768 * 784),
-        ({"min_pixels": 10_000_000}, 768 * 784, 768 * 784),
-    ],
-)
-def test_the_users_limits(given: dict[str, int], low: int, high: int):
-    limits = VideoParams().limited(given)
-    assert (limits.min_pixels, limits.max_pixels) == (low, high)
-
-
 def test_the_checkpoints_own_limits(package: Path, tmp_path: Path):
     """As transformers saves its video processor, in a file of its own or beside the others."""
     (tmp_path / "config.json").write_text("{}")

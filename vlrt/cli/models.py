@@ -20,13 +20,14 @@ def run(args: argparse.Namespace) -> int:
         models = [dataclasses.asdict(card) for card in CATALOG]
         print(json.dumps({"models": models, "exported": exported}))
         return 0
-    rows = [("name", "repository", "parameters", "download", "licence", "consent")]
+    rows = [("name", "repository", "parameters", "download", "at int4", "licence", "consent")]
     rows += [
         (
             card.name,
             card.repo,
             f"{card.parameters / 1e9:.2f} B",
             f"{card.download_bytes / 1e9:.1f} GB",
+            f"{card.package_bytes / 1e9:.1f} GB",
             card.licence,
             "asked" if card.gated else "",
         )
