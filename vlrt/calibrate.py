@@ -1,7 +1,7 @@
-"""Prompts for calibration: pictures of a folder, each with a question, as the runtime sees them.
+"""Prompts for calibration: pictures of a folder, each with a question and the model's own answer.
 
-The other half is `vlrt_export.calibrate`. No session of the package is opened: graphs come one
-piece at a time.
+The other half is `vlrt_export.calibrate`. For the answers the package is opened as a user would;
+then it is let go, and its graphs come one piece at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import Layout
@@ -23,6 +24,7 @@ from vlrt_runtime.session import Graph, open_session
 __all__ = ["PicturePrompts", "picture_files"]
 
 MOST_PICTURES = 32
+NEW_TOKENS = 32  # of an answer: its words, or numbers, meet the matrices as well
 LARGEST_SIDE = 512  # pixels; larger pictures cost minutes and say nothing more
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 QUESTIONS = (
@@ -51,11 +53,26 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class PicturePrompts:
-    """See `vlrt_export.calibrate.Prompts`."""
+    """See `vlrt_export.calibrate.Prompts`.
+
+    Args:
+        package: a package of the same model, at any precision.
+        files: pictures; the question about `a.jpg` is what `a.txt` beside it says, or a common one.
+    """
 
     def __init__(self, package: Path, files: list[Path]) -> None:
         self._files, self._model = files, _Prompter(package)
         self._raw = "chat_template.jinja" not in self._model.manifest.files
+        answering = Model(package)
+        self._answers = [
+            answering.generate(
+                self._question(i),
+                images=[self._image(i)],
+                raw=self._raw,
+                max_new_tokens=NEW_TOKENS,
+            ).token_ids
+            for i in range(len(files))
+        ]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -66,10 +83,12 @@ class PicturePrompts:
         return self._prepared(i)[1]
 
     def prompt(self, i: int, projected: Arrays) -> Arrays:
-        """Inputs of the decoder for the whole prompt, behind an empty cache."""
+        """Inputs of the decoder for the whole prompt and answer, behind an empty cache."""
         layout, _ = self._prepared(i)
         embeds = self._model.splice(layout, [projected])
-        length = len(layout.token_ids)
+        answer = np.array(self._answers[i], np.int64)
+        embeds = np.concatenate([embeds, self._model.embed(answer)[None]], axis=1)
+        length = embeds.shape[1]
         given = projected | layout.inputs(embeds, 0)
         given["num_logits"] = np.array([length], np.int64)
         given["total_sequence_length"] = np.array([length], np.int32)
@@ -86,11 +105,19 @@ class PicturePrompts:
         return Graph(open_session(path, device="cpu", threads=self._model.threads))
 
     def _prepared(self, i: int) -> tuple[Layout, Arrays]:
+        layout, pictures = self._model.prepare(self._question(i), [self._image(i)], raw=self._raw)
+        return layout, dict(pictures[0].inputs)
+
+    def _image(self, i: int) -> Image.Image:
         image = load_image(self._files[i]).copy()
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        question = QUESTIONS[i % len(QUESTIONS)]
-        layout, pictures = self._model.prepare(question, [image], raw=self._raw)
-        return layout, dict(pictures[0].inputs)
+        return image
+
+    def _question(self, i: int) -> str:
+        beside = self._files[i].with_suffix(".txt")
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8").strip()
+        return QUESTIONS[i % len(QUESTIONS)]
 
 
 class _NoSession:

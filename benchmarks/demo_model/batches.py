@@ -27,7 +27,7 @@ PATCH = TOKEN // 2
 _HIDDEN = -3e4  # added to hidden scores; finite, so that rows of padding stay numbers
 _COVERED = 0.12  # least part of a token's cell that a thing's box must cover to own the cell
 # How often a task is drawn when a picture's room is filled; harder tasks more.
-_DRAWS = {"relation": 5, "where": 2, "count": 2}
+_DRAWS = {"relation": 3, "where": 3, "count": 2}
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Batcher:
         chosen = []
         turns = [task for task in TASKS for _ in range(_DRAWS.get(task, 1))]
         rng.shuffle(turns)
+        turns.sort(key=lambda task: task != "describe")  # the longest answer while there is room
         for task in turns * 2:
             if pools[task]:
                 pair = pools[task].pop()

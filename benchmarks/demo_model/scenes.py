@@ -29,11 +29,10 @@ GRIDS = tuple(
 )  # (width, height) in tokens of the pictures as the model sees them
 _SPLITS = {"train": 0, "seen": 1, "unseen": 2}
 _SUPERSAMPLE = 2
-_MIN_SIDE, _GAP, _COLUMN_GAP = (
-    40,
-    4,
-    10,
-)  # smallest thing, air between things, between their middles
+# In pixels as laid out:
+_MIN_SIDE = 40  # a shape's side; a digit or letter is a little higher and narrower
+_GAP = 4  # air between things
+_COLUMN_GAP = 10  # between their middles from left to right, so that a listing has one order
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ def scene(
 ) -> Scene:
     """Make one scene.
 
-    `grid` fixes the size in image tokens (width, height) so that a batch can share one size; the
-    picture itself is a multiple of 28 pixels half of the time and otherwise some size that
-    Qwen2-VL's resize brings to this grid. `most` is the largest number of things.
+    `grid` is the size at which the scene is laid out, in image tokens (width, height). Half of the
+    pictures have exactly this size; the others are up to 1.6 times larger and a little off in
+    ratio, so that they have to be resized (training brings them to `grid`, so that a batch shares
+    one size). `most` is the largest number of things.
     """
     rng = random.Random(seed * len(_SPLITS) + _SPLITS[split])
     gw, gh = grid or rng.choice(GRIDS)
@@ -77,7 +77,7 @@ def scene(
 
 
 def _odd_size(rng: random.Random, target: tuple[int, int]) -> tuple[int, int]:
-    """A picture size that is resized to `target`: up to 1.6 times larger, sides off by up to 10."""
+    """A size near a multiple of `target`: up to 1.6 times larger, sides off by up to 10."""
     zoom = rng.uniform(1.0, 1.6)
     return tuple(round(zoom * (side + rng.randint(-10, 10))) for side in target)
 
@@ -101,7 +101,7 @@ def _place(
             colour, kind = rng.choice(colours), rng.choice(pool or kinds)
             if split == "unseen":
                 colour, kind = rng.choice(sorted(NEVER_TRAINED))
-            elif split != "unseen" and (colour, kind) in NEVER_TRAINED:
+            elif (colour, kind) in NEVER_TRAINED:
                 continue
             box = _box(rng, kind, width, height, count)
             if all(_clear(box, other) for _, _, other in placed):

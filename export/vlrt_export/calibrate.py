@@ -42,7 +42,7 @@ class Prompts(Protocol):
         ...
 
     def prompt(self, i: int, projected: Arrays) -> Arrays:
-        """Inputs of the decoder for the whole prompt, given the projector's outputs."""
+        """Inputs of the decoder for prompt and answer, given the projector's outputs."""
         ...
 
     def open(self, path: Path) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:

@@ -19,8 +19,8 @@ from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family, family_of
 from vlrt_export.parts import open_checkpoint
-from vlrt_export.plan import EMBEDDINGS, precision_plan
-from vlrt_export.quantizers import DEFAULT, QUANTIZERS
+from vlrt_export.plan import CALIBRATED, EMBEDDINGS, check_calibration, precision_plan
+from vlrt_export.quantizers import DEFAULT
 from vlrt_export.sources import Source
 from vlrt_export.weights import Factors, Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
@@ -48,7 +48,6 @@ from vlrt_runtime.version import __version__
 __all__ = ["export"]
 
 EMBEDDING = "embed_tokens.safetensors"
-CALIBRATED = "gptq"
 Progress = Callable[[str, int, int], None]
 
 
@@ -109,7 +108,7 @@ def export(
     kinds: dict[str, Any] = {"block_size": block_size, "accuracy_level": accuracy_level}
     kinds["quantizer"] = quantizer or (CALIBRATED if calibrate else DEFAULT)
     words = precision_plan(overrides, precision=precision, overrides=overrides, **kinds)
-    _check_calibration(words.values(), calibrated=calibrate is not None)
+    check_calibration(words.values(), calibrated=calibrate is not None)
     check_target(target, force=force)
     checkpoint, found = open_checkpoint(
         source,
@@ -125,7 +124,7 @@ def export(
         scratch = folder / "calibration"
         if calibrate is not None:
             # Of 8 bits: a quarter of the disk, and hardly another activation.
-            rough = precision_plan(family.graphs, precision="int8", block_size=32, accuracy_level=0)
+            rough = precision_plan(family.graphs, precision="int8")
             scratch.mkdir()
             job = _Job(checkpoint, family, rough, embedding, scratch, {})
             found = replace(found, digests=job.package(target.name, found, report).source.files)
@@ -136,23 +135,6 @@ def export(
         for path in folder.iterdir():
             sync(path)
     return target
-
-
-def _check_calibration(plan: Iterable[Precision], *, calibrated: bool) -> None:
-    kinds = [part for part in plan if part.quantized]
-    if calibrated and not kinds:
-        raise InputError("calibrate: no part is int8 or int4; leave it out, or choose a precision")
-    for part in kinds:
-        if QUANTIZERS[part.quantizer].calibrated and not calibrated:
-            raise InputError(
-                f"quantizer {part.quantizer}: it needs pictures; give --calibrate FOLDER, "
-                f"or choose {DEFAULT}"
-            )
-        if calibrated and not QUANTIZERS[part.quantizer].calibrated:
-            raise InputError(
-                f"quantizer {part.quantizer}: it has no use for pictures; leave --calibrate out, "
-                f"or choose {CALIBRATED}"
-            )
 
 
 class _Job:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vlrt_export.quantizers import DEFAULT
+from vlrt_export.quantizers import DEFAULT, QUANTIZERS
 from vlrt_export.weights import PRECISIONS, Precision
 from vlrt_runtime.errors import InputError
 
-__all__ = ["EMBEDDINGS", "precision_plan"]
+__all__ = ["CALIBRATED", "EMBEDDINGS", "check_calibration", "precision_plan"]
 
 # What `--precision` means for the components that are not named. A picture encoder loses much more
 # than a decoder at 4 bits and is read once per picture, not once per token: int4 leaves it at 8.
 REST = {"int4": "int8"}
+CALIBRATED = "gptq"  # the quantiser where there are pictures to calibrate with
 EMBEDDINGS = ("source", "fp32", "fp16", "int8")
 
 
@@ -50,3 +51,25 @@ def precision_plan(
     return {
         name: Precision(kind, block_size, accuracy_level, quantizer) for name, kind in kinds.items()
     }
+
+
+def check_calibration(plan: Iterable[Precision], *, calibrated: bool) -> None:
+    """Makes sure that pictures are there where the quantiser needs them, and only there.
+
+    Raises:
+        InputError: it is not so.
+    """
+    kinds = [part for part in plan if part.quantized]
+    if calibrated and not kinds:
+        raise InputError("calibrate: no part is int8 or int4; leave it out, or choose a precision")
+    for part in kinds:
+        if QUANTIZERS[part.quantizer].calibrated and not calibrated:
+            raise InputError(
+                f"quantizer {part.quantizer}: it needs pictures; give --calibrate FOLDER, "
+                f"or choose {DEFAULT}"
+            )
+        if calibrated and not QUANTIZERS[part.quantizer].calibrated:
+            raise InputError(
+                f"quantizer {part.quantizer}: it has no use for pictures; leave --calibrate out, "
+                f"or choose {CALIBRATED}"
+            )

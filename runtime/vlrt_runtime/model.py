@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlrt_runtime.answer import Answer, Clock, Stream, Timings
+from vlrt_runtime.answer import Answer, Stream, Timings
 from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.decoder import Decoder
 from vlrt_runtime.embedding import EmbeddingTable
-from vlrt_runtime.entities import placed
 from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
 from vlrt_runtime.families import Layout, Picture, family_of
-from vlrt_runtime.greedy import FinishReason, greedy, penalize
+from vlrt_runtime.generation import Generation
+from vlrt_runtime.greedy import penalize
 from vlrt_runtime.image import ImageSource, load_image
 from vlrt_runtime.package import Package
 from vlrt_runtime.session import Graph, default_threads, open_session, pick_device
@@ -129,10 +128,9 @@ class Model:
             raise InputError("images: expected a list of pictures, got one; put it in brackets")
         if isinstance(videos, ONE_VIDEO):
             raise InputError("videos: expected a list of videos, got one; put it in brackets")
-        cancelled = threading.Event()
         sources = list(images), list(videos)
-        pieces = self._pieces(prompt, *sources, max_new_tokens, raw, cancelled)
-        return Stream(pieces, cancelled)
+        making = Generation(self, lambda: self.prepare(prompt, *sources, raw=raw), max_new_tokens)
+        return Stream(making.pieces(), making.cancelled)
 
     def prepare(
         self,
@@ -250,74 +248,3 @@ class Model:
 
     def _session(self, name: str) -> Any:
         return open_session(self.package.graph(name), device=self.device, threads=self.threads)
-
-    def _pieces(
-        self,
-        prompt: Prompt,
-        images: Sequence[ImageSource],
-        videos: Sequence[VideoSource | Video],
-        max_new_tokens: int,
-        raw: bool,
-        cancelled: threading.Event,
-    ) -> Generator[str, None, Answer]:
-        clock = Clock(Timings(load=self.load_ms))
-        layout, pictures = self.prepare(prompt, images, videos, raw=raw)
-        clock.lap("preprocess")
-        token_ids: list[int] = []
-        reason: FinishReason = "cancelled"
-        encoded = [self.encode(picture) for picture in pictures if not cancelled.is_set()]
-        clock.lap("encode")
-        if not cancelled.is_set():
-            projected = [self.projector(outputs) for outputs in encoded]
-            embeds = self.splice(layout, projected)
-            clock.lap("project")
-            if not cancelled.is_set():
-                decoder = self.decoder(projected)
-                del encoded, projected  # hundreds of megabytes, and no step looks at them again
-                ids = self._ids(decoder, layout, embeds, max_new_tokens, cancelled, clock)
-                prompt_ids = layout.token_ids.tolist()
-                reason = yield from self.family.stream(self.codec, prompt_ids, ids, token_ids)
-        timings = clock.timings
-        timings.total = timings.total or clock.since_start()
-        image_tokens = sum(picture.tokens for picture in pictures)
-        text, found = self.family.read(self.codec, layout.token_ids.tolist(), token_ids)
-        entities = placed(found, [picture.size for picture in pictures])
-        length = len(layout.token_ids)
-        return Answer(text, token_ids, reason, length, image_tokens, timings, entities)
-
-    def _ids(
-        self,
-        decoder: Decoder,
-        layout: Layout,
-        embeds: NDArray[np.float32],
-        max_new_tokens: int,
-        cancelled: threading.Event,
-        clock: Clock,
-    ) -> Generator[int, None, FinishReason]:
-        settings = self.manifest.generation
-        length = len(layout.token_ids)
-        limit = min(max_new_tokens, settings.max_context - length)
-        decoder.reserve(length + min(limit, DEFAULT_NEW_TOKENS))
-        logits = self.prefill(decoder, layout, embeds)[-1]
-        clock.lap("prefill")
-        seen: list[int] = layout.token_ids.tolist()
-
-        def step(token: int) -> NDArray[np.float32]:
-            row = self.embed(np.array([token]))[None]
-            return decoder.run(layout.step(token, row, decoder.length))[-1]
-
-        def choose(logits: NDArray[np.float32]) -> int:
-            seen.append(token := self.choose(logits, seen))
-            clock.token()
-            return token
-
-        return (
-            yield from greedy(
-                logits,
-                step,
-                stop_ids=settings.stop_ids,
-                max_new_tokens=limit,
-                choose=choose,
-                cancelled=cancelled.is_set,
-            )
-        )

@@ -57,7 +57,7 @@ def test_every_module_is_in_and_nothing_else(files: dict[str, bytes]):
         for path in folder.rglob(pattern)
     }
     assert {f"{package}/py.typed" for package in FOLDERS} <= expected
-    packed = {name for name in files if not name.startswith((DIST_INFO, DEMO))}
+    packed = {name for name in files if not name.startswith((DIST_INFO, *DEMO))}
     assert packed == expected
 
 

@@ -15,7 +15,7 @@ from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import decoder_config, image_config, image_parameters, text_config
 from vlrt_export.families import Family, Runtime
 from vlrt_export.families.mllama_decoder import Decoder, Projector
-from vlrt_export.families.mllama_layers import VisionConfig
+from vlrt_export.families.mllama_layers import VisionConfig, arrangements
 from vlrt_export.families.mllama_vision import VisionEncoder
 from vlrt_export.layers.llama import DecoderConfig
 from vlrt_runtime.errors import CheckpointError
@@ -103,6 +103,7 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
         image=image
         | {
             "resample": given.get("resample", BILINEAR),
+            "arrangements": arrangements(most),
             # Which rows of the layers named the features hold: newer transformers take the outputs,
             # the weights were trained with the inputs.
             "intermediate_layers_indices": vision.intermediate_layers_indices,

@@ -11,9 +11,14 @@ from vlrt_export.layers.basic import MLP, LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
 from vlrt_runtime.errors import CheckpointError
-from vlrt_runtime.families.mllama_image import arrangements
 
-__all__ = ["VisionConfig", "VisionLayer"]
+__all__ = ["VisionConfig", "VisionLayer", "arrangements"]
+
+
+def arrangements(most: int) -> list[tuple[int, int]]:
+    """Rows and columns of every arrangement of at most so many tiles; an id is the place + 1."""
+    sides = range(1, most + 1)
+    return [(rows, columns) for rows in sides for columns in sides if rows * columns <= most]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,12 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from vlrt_export.families.mllama_layers import VisionConfig, VisionLayer
+from vlrt_export.families.mllama_layers import VisionConfig, VisionLayer, arrangements
 from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.table import Table
 from vlrt_export.weights import Weights
-from vlrt_runtime.families.mllama_image import arrangements
 
 __all__ = ["VisionEncoder"]
 

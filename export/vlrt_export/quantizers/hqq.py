@@ -58,6 +58,7 @@ def _shrunk(error: Floats, i: int) -> Floats:
     """What minimises |e|^p + weight / 2 (error - e)^2, but for a constant."""
     size = np.abs(error)
     np.maximum(size, np.float32(1e-6), out=size)
-    size -= size ** (NORM - 1) * np.float32(1 / (WEIGHT * GROWTH**i))
+    power = np.exp(np.log(size) * (NORM - 1))  # a third of the time of size ** (NORM - 1)
+    size -= power * np.float32(1 / (WEIGHT * GROWTH**i))
     np.maximum(size, 0, out=size)
     return np.copysign(size, error)

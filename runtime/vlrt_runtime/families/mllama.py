@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlrt_runtime.errors import InputError, PackageError
 from vlrt_runtime.families import Family, Layout, Picture, expand
-from vlrt_runtime.families.mllama_image import ImageParams, arrangements, cut
+from vlrt_runtime.families.mllama_image import ImageParams, cut
 from vlrt_runtime.manifest import Manifest
 from vlrt_runtime.rope import Llama3Scaling, frequencies, llama3_frequencies, rope_table
 from vlrt_runtime.text import TextCodec
@@ -66,12 +66,11 @@ class Mllama(Family):
         self.image, self.image_token, self.bos_token = image, image_token, bos_token
         inverse = frequencies(rope.head_dim, rope.theta)
         self._inverse = llama3_frequencies(inverse, rope.scaling) if rope.scaling else inverse
-        self._arrangements = arrangements(image.max_tiles)
 
     def picture(self, image: Image.Image) -> Picture:
         """Tiles, and which arrangement they have; `grid` counts tiles."""
         tiles, shape = cut(image, self.image)
-        ratio = np.array([self._arrangements.index(shape) + 1], np.int64)
+        ratio = np.array([self.image.arrangements.index(shape) + 1], np.int64)
         inputs = {"pixel_values": tiles[None], "aspect_ratio_id": ratio}
         return Picture(inputs, 1, (1, *shape), image.size)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from vlrt_runtime.errors import ImageError
 from vlrt_runtime.transforms import resize, to_normalized
 
-__all__ = ["ImageParams", "arrangements", "canvas", "cut", "fit"]
+__all__ = ["ImageParams", "canvas", "cut", "fit"]
 
 
 class ImageParams(msgspec.Struct, frozen=True):
@@ -25,6 +25,7 @@ class ImageParams(msgspec.Struct, frozen=True):
     Attributes:
         tile_size: side of a tile, in pixels.
         max_tiles: that a picture is cut into at most; the encoder always sees so many.
+        arrangements: rows and columns of every canvas; an aspect-ratio id is the place + 1.
         mean: of each channel.
         std: of each channel.
         rescale_factor: of bytes.
@@ -33,16 +34,11 @@ class ImageParams(msgspec.Struct, frozen=True):
 
     tile_size: int
     max_tiles: int
+    arrangements: tuple[tuple[int, int], ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     rescale_factor: float
     resample: int
-
-
-def arrangements(most: int) -> list[tuple[int, int]]:
-    """Rows and columns of every arrangement of at most so many tiles; an id is the place + 1."""
-    sides = range(1, most + 1)
-    return [(rows, columns) for rows in sides for columns in sides if rows * columns <= most]
 
 
 def canvas(height: int, width: int, params: ImageParams) -> tuple[int, int]:
@@ -54,7 +50,7 @@ def canvas(height: int, width: int, params: ImageParams) -> tuple[int, int]:
     side = params.tile_size
     scales = {
         (rows, columns): min(rows * side / height, columns * side / width)
-        for rows, columns in arrangements(params.max_tiles)
+        for rows, columns in params.arrangements
     }
     enlarging = [scale for scale in scales.values() if scale >= 1]
     chosen = min(enlarging) if enlarging else max(scales.values())

@@ -139,8 +139,9 @@ def mrope_positions(
     """Time, row and column of every token of a prompt, int64 [3, s].
 
     Text counts up on all three. A picture at position p has time p, row p + r and column p + c;
-    a video has time p + t. The text after it goes on from the largest row or column: as
-    transformers 5 has it, time is not looked at, which long videos overtake (until 4.x it was).
+    a video has time p + t. The text after it goes on from the largest of the three, as in training.
+    (transformers 5 leaves time out, which differs where a video has more moments than rows and
+    columns; 4.45, with which the model came out, had it.)
 
     Args:
         slots: bool [s], the picture tokens.
@@ -154,6 +155,6 @@ def mrope_positions(
         positions[:, at:start] = following + np.arange(start - at)
         following += start - at
         positions[:, start:stop] = following + np.indices(grid).reshape(3, -1)
-        following, at = following + max(grid[1:]), stop
+        following, at = following + max(grid), stop
     positions[:, at:] = following + np.arange(len(slots) - at)
     return positions

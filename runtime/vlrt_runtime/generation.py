@@ -1,0 +1,104 @@
+"""One answer in the making: the stages in order, timed, and cancelled between any two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrt_runtime.answer import Answer, Clock, Timings
+from vlrt_runtime.decoder import Decoder
+from vlrt_runtime.entities import placed
+from vlrt_runtime.families import Layout, Picture
+from vlrt_runtime.greedy import FinishReason, greedy
+
+if TYPE_CHECKING:
+    from vlrt_runtime.model import Model
+
+__all__ = ["Generation"]
+
+AHEAD = 256  # positions of an answer that the cache has room for from the start
+
+
+@dataclass
+class Generation:
+    """What an answer needs while it is made.
+
+    Attributes:
+        model: that answers.
+        prepare: gives the prompt's layout and its pictures.
+        max_new_tokens: ids to add at most.
+        cancelled: set from any thread to end the answer.
+    """
+
+    model: Model
+    prepare: Callable[[], tuple[Layout, list[Picture]]]
+    max_new_tokens: int
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def pieces(self) -> Generator[str, None, Answer]:
+        """Yields the text as it comes; returns the answer."""
+        model, clock = self.model, Clock(Timings(load=self.model.load_ms))
+        layout, pictures = self.prepare()
+        prompt_ids: list[int] = layout.token_ids.tolist()
+        clock.lap("preprocess")
+        token_ids: list[int] = []
+        reason: FinishReason = "cancelled"
+        encoded = [model.encode(picture) for picture in pictures if not self.cancelled.is_set()]
+        clock.lap("encode")
+        if not self.cancelled.is_set():
+            projected = [model.projector(outputs) for outputs in encoded]
+            embeds = model.splice(layout, projected)
+            clock.lap("project")
+            if not self.cancelled.is_set():
+                decoder = model.decoder(projected)
+                del encoded, projected  # hundreds of megabytes, and no step looks at them again
+                ids = self._ids(decoder, layout, embeds, clock)
+                reason = yield from model.family.stream(model.codec, prompt_ids, ids, token_ids)
+        clock.timings.total = clock.timings.total or clock.since_start()
+        text, found = model.family.read(model.codec, prompt_ids, token_ids)
+        return Answer(
+            text,
+            token_ids,
+            reason,
+            len(prompt_ids),
+            sum(picture.tokens for picture in pictures),
+            clock.timings,
+            placed(found, [picture.size for picture in pictures]),
+        )
+
+    def _ids(
+        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32], clock: Clock
+    ) -> Generator[int, None, FinishReason]:
+        """Prefill, then the greedy loop."""
+        model, settings = self.model, self.model.manifest.generation
+        length = len(layout.token_ids)
+        limit = min(self.max_new_tokens, settings.max_context - length)
+        decoder.reserve(length + min(limit, AHEAD))
+        logits = model.prefill(decoder, layout, embeds)[-1]
+        clock.lap("prefill")
+        seen: list[int] = layout.token_ids.tolist()
+
+        def step(token: int) -> NDArray[np.float32]:
+            row = model.embed(np.array([token]))[None]
+            return decoder.run(layout.step(token, row, decoder.length))[-1]
+
+        def choose(logits: NDArray[np.float32]) -> int:
+            seen.append(token := model.choose(logits, seen))
+            clock.token()
+            return token
+
+        return (
+            yield from greedy(
+                logits,
+                step,
+                stop_ids=settings.stop_ids,
+                max_new_tokens=limit,
+                choose=choose,
+                cancelled=self.cancelled.is_set,
+            )
+        )
