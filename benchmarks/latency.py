@@ -3,8 +3,9 @@
     python benchmarks/latency.py /tmp/qwen2-vl-2b --image photo.jpg --rounds 3
 
 Every figure is of a process of its own, as a user meets it: `vlrt export` once, `vlrt run` as often
-as asked, medians. Memory is the peak resident size (mapped files included) and the most private
-memory (what the system would get back). Prints a table, and one JSON line last.
+as asked, medians. Memory is the peak resident size (mapped files included) and private memory (what
+the system would get back): the most of an export, that at the end of a run. Prints a table, and one
+JSON line last.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,14 +27,25 @@ from typing import Any
 
 import psutil
 
-POLL = 0.05  # seconds between looks at a process's memory
+POLL = 0.25  # seconds between looks at a process's memory; each stops it for some milliseconds
+MEMORY = re.compile(r"memory:\s+(\d+) MB peak, (\d+) MB private")
 VLRT = [sys.executable, "-c", "import sys; from vlrt.cli import main; sys.exit(main())"]
 
 
-def measure(command: list[str]) -> tuple[str, dict[str, float]]:
-    """Runs a command; its output, and its seconds and megabytes."""
+def measure_run(command: list[str]) -> tuple[dict[str, Any], dict[str, float]]:
+    """What `vlrt run --json --stats` says: looking at its memory meanwhile would slow it down."""
+    done = subprocess.run([*command, "--json", "--stats"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found = MEMORY.search(done.stderr)
+    peak, private = map(float, found.groups()) if found else (float("nan"), float("nan"))
+    return json.loads(done.stdout), {"rss_mb": peak, "private_mb": private}
+
+
+def measure_export(command: list[str]) -> dict[str, float]:
+    """Seconds and the most megabytes of a command."""
     started = time.perf_counter()
-    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     resident = private = 0
     while process.poll() is None:
         try:
@@ -41,11 +54,10 @@ def measure(command: list[str]) -> tuple[str, dict[str, float]]:
             break
         resident, private = max(resident, memory.rss), max(private, memory.uss)
         time.sleep(POLL)
-    output = process.communicate()[0]
-    if process.returncode:
+    if process.wait():
         raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
     seconds = time.perf_counter() - started
-    return output, {"seconds": seconds, "rss_mb": resident / 1e6, "private_mb": private / 1e6}
+    return {"seconds": seconds, "rss_mb": resident / 1e6, "private_mb": private / 1e6}
 
 
 def picture(folder: Path, size: tuple[int, int]) -> Path:
@@ -90,19 +102,19 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if package is None:
         package = scratch / "package"
         options = args.export.split()
-        _, made = measure(
+        made = measure_export(
             [*VLRT, "export", str(args.checkpoint), "-o", str(package), "--force", *options]
         )
         figures |= {f"export_{name}": value for name, value in made.items()}
     figures["package_mb"] = sum(f.stat().st_size for f in package.iterdir()) / 1e6
     size = tuple(map(int, args.size.split("x")))
     image = args.image or picture(scratch, (size[0], size[1]))
-    command = [*VLRT, "run", str(package), args.prompt, "--image", str(image), "--json"]
+    command = [*VLRT, "run", str(package), args.prompt, "--image", str(image)]
     command += ["--max-new-tokens", str(args.new_tokens)]
     command += ["--threads", str(args.threads)] if args.threads else []
-    measure(command)  # not counted: it brings the package into the page cache
-    rounds = [measure(command) for _ in range(args.rounds)]
-    answers = [json.loads(output) for output, _ in rounds]
+    measure_run(command)  # not counted: it brings the package into the page cache
+    rounds = [measure_run(command) for _ in range(args.rounds)]
+    answers = [answer for answer, _ in rounds]
     if len({tuple(answer["token_ids"]) for answer in answers}) > 1:
         raise SystemExit("the same prompt had different answers")
     for stage in answers[0]["timings_ms"]:

@@ -24,6 +24,7 @@ from vlrt_runtime.errors import CheckpointError
 __all__ = ["Piece", "Prompts", "collect", "pieces"]
 
 MATRICES = ("MatMulNBits", "FusedMatMul", "DynamicQuantizeMatMul")  # weight behind the input
+ROWS = 512  # inputs that are taken of a prompt: patches of a picture are much alike
 PIECE_BYTES = 64 << 20  # of weights and Gram matrices, but for the last matrix of a piece
 
 Arrays = dict[str, NDArray[Any]]
@@ -101,7 +102,9 @@ def collect(
                 outputs = run(values.take(i, piece.inputs))
                 for tap, gram in grams.items():
                     # Of a graph's input there is no output.
-                    gram.add(outputs[tap] if tap in outputs else values.take(i, [tap])[tap])
+                    x = outputs[tap] if tap in outputs else values.take(i, [tap])[tap]
+                    x = x.reshape(-1, gram.k)
+                    gram.add(x[:: -(-len(x) // ROWS)])
                 values.put(i, {name: outputs[name] for name in piece.outputs})
                 progress("calibration", done := done + piece.nbytes, total)
             del run

@@ -20,7 +20,7 @@ from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family, family_of
 from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import CALIBRATED, EMBEDDINGS, check_calibration, precision_plan
-from vlrt_export.quantizers import DEFAULT
+from vlrt_export.quantizers import DEFAULT, QUANTIZERS
 from vlrt_export.sources import Source
 from vlrt_export.weights import Factors, Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
@@ -84,7 +84,7 @@ def export(
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
         accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
         quantizer: of int8 and int4, see `vlrt_export.quantizers`: rtn, mse, hqq or gptq; mse where
-            not given, and gptq with `calibrate`.
+            not given, and gptq with `calibrate`, which is for int4 alone.
         calibrate: prompts for gptq, given a package of the same graphs that it may read.
         revision: branch, tag or commit on the hub.
         vision_tower: a folder or hub id, where `source` is a language model alone.
@@ -108,7 +108,7 @@ def export(
     kinds: dict[str, Any] = {"block_size": block_size, "accuracy_level": accuracy_level}
     kinds["quantizer"] = quantizer or (CALIBRATED if calibrate else DEFAULT)
     words = precision_plan(overrides, precision=precision, overrides=overrides, **kinds)
-    check_calibration(words.values(), calibrated=calibrate is not None)
+    check_calibration(kinds["quantizer"], words.values(), calibrated=calibrate is not None)
     check_target(target, force=force)
     checkpoint, found = open_checkpoint(
         source,
@@ -128,8 +128,8 @@ def export(
             scratch.mkdir()
             job = _Job(checkpoint, family, rough, embedding, scratch, {})
             found = replace(found, digests=job.package(target.name, found, report).source.files)
-            quantized = [key for key, part in plan.items() if part.quantized]
-            factors = collect(scratch, calibrate(scratch), quantized, scratch / "factors", report)
+            seen = [key for key, part in plan.items() if QUANTIZERS[part.quantizer].calibrated]
+            factors = collect(scratch, calibrate(scratch), seen, scratch / "factors", report)
         job = _Job(checkpoint, family, plan, embedding, folder, factors)
         job.package(name or target.name, found, report, without=scratch)
         for path in folder.iterdir():

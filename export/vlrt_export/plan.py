@@ -34,7 +34,7 @@ def precision_plan(
         overrides: graph name -> precision, where given.
         block_size: weights that share a scale.
         accuracy_level: of MatMulNBits.
-        quantizer: of int8 and int4.
+        quantizer: of int8 and int4; calibrated ones are for int4 alone.
 
     Raises:
         InputError: a precision is unknown, or a graph does not exist.
@@ -46,30 +46,37 @@ def precision_plan(
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise InputError(f"{', '.join(unknown)}: this family has only {', '.join(names)}")
+    Precision(quantizer=quantizer)  # a bad word is told even where no part is int4
     rest = REST.get(precision, precision)
     kinds = {name: precision if name == "decoder" else rest for name in names} | given
+    # At 8 bits rounding costs nothing that pictures could win back.
+    by = {kind: quantizer for kind in PRECISIONS}
+    if QUANTIZERS[quantizer].calibrated:
+        by |= {kind: DEFAULT for kind in PRECISIONS if kind != "int4"}
     return {
-        name: Precision(kind, block_size, accuracy_level, quantizer) for name, kind in kinds.items()
+        name: Precision(kind, block_size, accuracy_level, by[kind]) for name, kind in kinds.items()
     }
 
 
-def check_calibration(plan: Iterable[Precision], *, calibrated: bool) -> None:
+def check_calibration(quantizer: str, plan: Iterable[Precision], *, calibrated: bool) -> None:
     """Makes sure that pictures are there where the quantiser needs them, and only there.
 
     Raises:
         InputError: it is not so.
     """
-    kinds = [part for part in plan if part.quantized]
-    if calibrated and not kinds:
-        raise InputError("calibrate: no part is int8 or int4; leave it out, or choose a precision")
-    for part in kinds:
-        if QUANTIZERS[part.quantizer].calibrated and not calibrated:
-            raise InputError(
-                f"quantizer {part.quantizer}: it needs pictures; give --calibrate FOLDER, "
-                f"or choose {DEFAULT}"
-            )
-        if calibrated and not QUANTIZERS[part.quantizer].calibrated:
-            raise InputError(
-                f"quantizer {part.quantizer}: it has no use for pictures; leave --calibrate out, "
-                f"or choose {CALIBRATED}"
-            )
+    needed = QUANTIZERS[quantizer].calibrated
+    if needed and not calibrated:
+        raise InputError(
+            f"quantizer {quantizer}: it needs pictures; give --calibrate FOLDER, "
+            f"or choose {DEFAULT}"
+        )
+    if calibrated and not needed:
+        raise InputError(
+            f"quantizer {quantizer}: it has no use for pictures; leave --calibrate out, "
+            f"or choose {CALIBRATED}"
+        )
+    if calibrated and not any(part.quantizer == quantizer for part in plan):
+        raise InputError(
+            "calibrate: no part is int4, and others gain nothing by it; leave it out, "
+            "or choose --precision int4"
+        )

@@ -56,11 +56,6 @@ class Precision:
             names = ", ".join(QUANTIZERS)
             raise InputError(f"quantizer {self.quantizer!r}: expected one of {names}")
 
-    @property
-    def quantized(self) -> bool:
-        """Whether matrices become integers."""
-        return self.kind.startswith("int")
-
 
 @dataclass(frozen=True)
 class Fill:

@@ -48,15 +48,31 @@ class Gram:
         """
         if not np.isfinite(self.sums).all():
             raise ValueError("the inputs it meets are infinite or not a number")
-        return np.stack([_factor(total, max(self.count, 1)) for total in self.sums])
+        made = np.empty_like(self.sums)
+        for total, out in zip(self.sums, made, strict=True):
+            # With R R^T = H, R upper triangular, U is the inverse of R. Turned round by both
+            # axes, R is the lower triangle of Cholesky.
+            h = total[::-1, ::-1] / np.float32(max(self.count, 1))
+            diagonal = np.einsum("ii->i", h)
+            # Columns that are always zero, padding among them, stay by themselves.
+            mean = diagonal.sum() / max(np.count_nonzero(diagonal), 1)
+            diagonal += np.float32(DAMPING) * mean or np.float32(1)
+            lower = np.linalg.cholesky(h)
+            _invert(lower)
+            out[:] = lower[::-1, ::-1]
+        return made
 
 
-def _factor(total: Floats, count: int) -> Floats:
-    h = total.astype(np.float64) / count
-    diagonal = np.einsum("ii->i", h)
-    # Columns that are always zero, padding among them, are left alone: their rows stay diagonal.
-    diagonal += DAMPING * diagonal.sum() / max(np.count_nonzero(diagonal), 1) or 1.0
-    return np.linalg.cholesky(np.linalg.inv(h)).T.astype(np.float32)
+def _invert(lower: Floats) -> None:
+    """Inverts a lower triangle in place, by halves: nearly all of it is products of matrices."""
+    n = len(lower)
+    if n <= 64:
+        lower[:] = np.tril(np.linalg.inv(lower))
+        return
+    half = n // 2
+    _invert(lower[:half, :half])
+    _invert(lower[half:, half:])
+    lower[half:, :half] = -lower[half:, half:] @ (lower[half:, :half] @ lower[:half, :half])
 
 
 def quantize(weight: Floats, *, bits: int, block: int, factor: Floats) -> Blocks:
