@@ -11,6 +11,7 @@ Importing this is cheap: libraries are loaded by the first call that needs them.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlrt_runtime.errors import VlrtError
@@ -98,11 +99,7 @@ def export(
     if calibrate is not None:
         from vlrt.calibrate import PicturePrompts, picture_files
 
-        files = picture_files(calibrate)
-
-        def prompts(package: Path) -> PicturePrompts:
-            return PicturePrompts(package, files)
-
+        prompts = partial(PicturePrompts, files=picture_files(calibrate))
     return run(
         source,
         default_output(source) if output is None else output,

@@ -25,10 +25,11 @@ __all__ = ["Piece", "Prompts", "collect", "pieces"]
 
 MATRICES = ("MatMulNBits", "FusedMatMul", "DynamicQuantizeMatMul")  # weight behind the input
 ROWS = 512  # inputs that are taken of a prompt: patches of a picture are much alike
-PIECE_BYTES = 64 << 20  # of weights and Gram matrices, but for the last matrix of a piece
+PIECE_BYTES = 32 << 20  # of weights and Gram matrices, but for the last matrix of a piece
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]
+Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
 
 
 class Prompts(Protocol):
@@ -46,7 +47,7 @@ class Prompts(Protocol):
         """Inputs of the decoder for prompt and answer, given the projector's outputs."""
         ...
 
-    def open(self, path: Path) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:
+    def open(self, path: Path) -> Run:
         """A graph, to be called with its inputs."""
         ...
 
@@ -94,25 +95,34 @@ def collect(
         names = [] if graph == "decoder" else [value.name for value in model.graph.output]
         cut = pieces(model, names, tapped=graph in wanted)
         total, done = sum(piece.nbytes for piece in cut) * len(prompts), 0
-        for piece in cut:
-            first = values.take(0, piece.inputs)
-            run = prompts.open(_save(piece, model, first, path.with_name("piece.onnx")))
+        for at, piece in enumerate(cut):
             grams = {tap: Gram(piece.sizes[tap]) for tap in piece.taps}
+            run = _nothing
+            if piece.nodes:
+                part = path.with_name("piece.onnx")
+                _save(piece, model, values.take(0, piece.inputs), part)
+                run = prompts.open(part)
             for i in everything:
-                outputs = run(values.take(i, piece.inputs))
-                for tap, gram in grams.items():
-                    # Of a graph's input there is no output.
-                    x = outputs[tap] if tap in outputs else values.take(i, [tap])[tap]
-                    x = x.reshape(-1, gram.k)
-                    gram.add(x[:: -(-len(x) // ROWS)])
-                values.put(i, {name: outputs[name] for name in piece.outputs})
+                _run(run, piece, values, i, grams)
                 progress("calibration", done := done + piece.nbytes, total)
             del run
             for tap, parameters in piece.taps.items():
                 found[graph].keep(parameters, grams.pop(tap))
-            values.keep(_needed(cut[cut.index(piece) + 1 :], names))
-        values.keep(names)
+            values.keep(set(names).union(*(later.inputs for later in cut[at + 1 :])))
     return dict(found)
+
+
+def _nothing(inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    return {}
+
+
+def _run(run: Run, piece: Piece, values: _Values, i: int, grams: Mapping[str, Gram]) -> None:
+    inputs = values.take(i, piece.inputs)
+    outputs = run(inputs)
+    for tap, gram in grams.items():
+        x = (outputs if tap in outputs else inputs)[tap].reshape(-1, gram.k)
+        gram.add(x[:: -(-len(x) // ROWS)])
+    values.put(i, {name: outputs[name] for name in piece.outputs})
 
 
 def pieces(model: onnx.ModelProto, wanted: Iterable[str], *, tapped: bool) -> list[Piece]:
@@ -175,10 +185,6 @@ def _take_branches(graph: onnx.GraphProto) -> None:
     graph.node.extend(flat)
 
 
-def _needed(later: list[Piece], wanted: Iterable[str]) -> set[str]:
-    return set(wanted).union(*(piece.inputs for piece in later)) if later else set(wanted)
-
-
 def _nbytes(tensor: onnx.TensorProto | None) -> int:
     if tensor is None:
         return 0
@@ -186,7 +192,7 @@ def _nbytes(tensor: onnx.TensorProto | None) -> int:
     return length or 4 * math.prod(tensor.dims)
 
 
-def _save(piece: Piece, model: onnx.ModelProto, first: Arrays, path: Path) -> Path:
+def _save(piece: Piece, model: onnx.ModelProto, first: Arrays, path: Path) -> None:
     """The piece as a graph of its own, over the same file of weights."""
     read = {name for node in piece.nodes for name in node.input}
     made = {name for node in piece.nodes for name in node.output}
@@ -211,7 +217,6 @@ def _save(piece: Piece, model: onnx.ModelProto, first: Arrays, path: Path) -> Pa
         graph, opset_imports=model.opset_import, ir_version=model.ir_version
     )
     path.write_bytes(whole.SerializeToString())
-    return path
 
 
 class _Values:

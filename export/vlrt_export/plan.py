@@ -50,11 +50,10 @@ def precision_plan(
     rest = REST.get(precision, precision)
     kinds = {name: precision if name == "decoder" else rest for name in names} | given
     # At 8 bits rounding costs nothing that pictures could win back.
-    by = {kind: quantizer for kind in PRECISIONS}
-    if QUANTIZERS[quantizer].calibrated:
-        by |= {kind: DEFAULT for kind in PRECISIONS if kind != "int4"}
+    other = DEFAULT if QUANTIZERS[quantizer].calibrated else quantizer
     return {
-        name: Precision(kind, block_size, accuracy_level, by[kind]) for name, kind in kinds.items()
+        name: Precision(kind, block_size, accuracy_level, quantizer if kind == "int4" else other)
+        for name, kind in kinds.items()
     }
 
 

@@ -25,6 +25,8 @@ __all__ = [
     "dequantize",
     "nearest",
     "pack",
+    "pack_codes",
+    "pack_zeros",
     "plain_range",
     "quantize",
     "round_plainly",
@@ -128,16 +130,26 @@ def nearest(w: Floats, scale: Floats, zero: Floats, bits: int, *, out: Floats) -
 
 def pack(t: Floats, scale: Floats, zero: Floats, *, rows: int, bits: int) -> Blocks:
     """What is stored, of columns of codes less the zero point (which are overwritten)."""
+    codes = pack_codes(t, zero, rows=rows, bits=bits)
+    return Blocks(codes, scale.reshape(rows, -1), pack_zeros(zero.reshape(rows, -1), bits))
+
+
+def pack_codes(t: Floats, zero: Floats, *, rows: int, bits: int) -> NDArray[np.uint8]:
+    """`Blocks.codes`, of the same."""
     t += zero
-    blocks = len(scale) // rows
     codes: NDArray[Any] = t.astype(np.uint8)
-    zeros: NDArray[Any] = zero.astype(np.uint8).reshape(rows, blocks)
     if bits == 4:
         codes = codes[0::2] | (codes[1::2] << 4)
-        zeros = np.pad(zeros, ((0, 0), (0, blocks % 2)))
+    return np.ascontiguousarray(codes.T).reshape(rows, len(zero) // rows, -1)
+
+
+def pack_zeros(zero: Floats, bits: int) -> NDArray[np.uint8]:
+    """`Blocks.zeros`, of zero points [rows, blocks]."""
+    zeros: NDArray[Any] = zero.astype(np.uint8)
+    if bits == 4:
+        zeros = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
         zeros = zeros[:, 0::2] | (zeros[:, 1::2] << 4)
-    packed = np.ascontiguousarray(codes.T).reshape(rows, blocks, -1)
-    return Blocks(packed, scale.reshape(rows, blocks), zeros)
+    return zeros
 
 
 def dequantize(quantized: Blocks, *, bits: int, k: int) -> Floats:

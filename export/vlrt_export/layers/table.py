@@ -30,7 +30,7 @@ class Table(Layer):
         pieces = replace(tensor, shape=(rows * math.prod(shape) // width, width))
         kind = Plain if weights.precision.kind == "fp32" else Half
         self.weight = nn.Parameter([rows, *shape], kind.dtype)
-        storage = kind(weights.precision, pieces.rows, width)
+        storage = kind(weights, pieces.rows, width)
         self.fill([pieces], [self.weight], storage.make, max(1, BLOCK_ELEMENTS // width))
 
     def forward(self, op: Any, index: Any) -> Any:

@@ -37,5 +37,5 @@ QUANTIZERS = {
     "mse": Quantizer(quantize),
     "hqq": Quantizer(hqq.quantize),
     # It goes column by column, so that only many rows at a time keep numpy busy.
-    "gptq": Quantizer(gptq.quantize, elements=1 << 21, calibrated=True),
+    "gptq": Quantizer(gptq.quantize, elements=1 << 22, calibrated=True),
 }

@@ -10,9 +10,11 @@ floats, not k x k.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from vlrt_export.quantize import Blocks, Floats, as_columns, best_range, pack
+from vlrt_export.quantize import Blocks, Floats, as_columns, best_range, pack_codes, pack_zeros
 
 __all__ = ["Gram", "quantize"]
 
@@ -41,15 +43,14 @@ class Gram:
         self.count += len(x)
 
     def factor(self) -> Floats:
-        """U of each group, [groups, width, width].
+        """U of each group, [groups, width, width], in the place of the sums.
 
         Raises:
             ValueError: an input was infinite or not a number.
         """
         if not np.isfinite(self.sums).all():
             raise ValueError("the inputs it meets are infinite or not a number")
-        made = np.empty_like(self.sums)
-        for total, out in zip(self.sums, made, strict=True):
+        for total in self.sums:
             # With R R^T = H, R upper triangular, U is the inverse of R. Turned round by both
             # axes, R is the lower triangle of Cholesky.
             h = total[::-1, ::-1] / np.float32(max(self.count, 1))
@@ -59,8 +60,8 @@ class Gram:
             diagonal += np.float32(DAMPING) * mean or np.float32(1)
             lower = np.linalg.cholesky(h)
             _invert(lower)
-            out[:] = lower[::-1, ::-1]
-        return made
+            total[:] = lower[::-1, ::-1]
+        return self.sums
 
 
 def _invert(lower: Floats) -> None:
@@ -77,24 +78,34 @@ def _invert(lower: Floats) -> None:
 
 def quantize(weight: Floats, *, bits: int, block: int, factor: Floats) -> Blocks:
     """See `vlrt_export.quantize.quantize`; `factor` is of a `Gram` of the matrix's inputs."""
+    starts = range(0, weight.shape[1], factor.shape[1])
+    parts = [
+        _group(weight[:, start : start + len(u)], bits, block, u)
+        for start, u in zip(starts, factor, strict=True)
+    ]
+    codes, scales, zeros = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    return Blocks(codes, scales, pack_zeros(zeros, bits))
+
+
+def _group(weight: Floats, bits: int, block: int, u: Floats) -> tuple[Any, Floats, Floats]:
+    """Packed codes, scales and zero points [rows, blocks] of a group of columns."""
     rows = len(weight)
     w = as_columns(weight, block)
     blocks = w.shape[1] // rows
-    # [blocks * block, rows]: a column of the matrix is one line of memory.
+    # [blocks, block, rows]: a column of the matrix is one line of memory.
     w = np.ascontiguousarray(w.reshape(block, rows, blocks).transpose(2, 0, 1))
     scales, zeros = np.empty((2, blocks, rows), np.float32)
-    scratch, width = np.empty_like(w[0]), factor.shape[1]
-    lines = w.reshape(blocks * block, rows)
+    scratch = np.empty_like(w[0])
     for b in range(blocks):
-        start, stop = b * block, (b + 1) * block
-        group, at = divmod(start, width)
-        u = factor[group, at : at + block, at : at + len(lines) - start]
         scales[b], zeros[b] = best_range(w[b], bits, scratch=scratch)
-        errors = _round(w[b], scales[b], zeros[b], bits, u[:, :block])
-        if u.shape[1] > block:
-            lines[stop : start + u.shape[1]] -= u[:, block:].T @ errors
+        start, stop = b * block, (b + 1) * block
+        errors = _round(w[b], scales[b], zeros[b], bits, u[start:stop, start:stop])
+        for later in range(b + 1, blocks):
+            columns = slice(later * block, (later + 1) * block)
+            w[later] -= np.matmul(u[start:stop, columns].T, errors, out=scratch)
     t = np.ascontiguousarray(w.transpose(1, 2, 0)).reshape(block, -1)
-    return pack(t, scales.T.ravel(), zeros.T.ravel(), rows=rows, bits=bits)
+    codes = pack_codes(t, zeros.T.ravel(), rows=rows, bits=bits)
+    return codes, scales.T, zeros.T
 
 
 def _round(w: Floats, scale: Floats, zero: Floats, bits: int, u: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Half-quadratic quantisation: https://mobiusml.github.io/hqq_blog/
+"""Half-quadratic quantisation, https://mobiusml.github.io/hqq_blog/, with integer zero points.
 
 Few weights of a block are far from any code, and least squares gives in to them. Here the error is
 split in two: e, which may be anything but pays by its p-norm, p < 1, and what is left, which pays

@@ -1,0 +1,20 @@
+"""The demo model's world: `benchmarks` as a package, without the checkout on the path.
+
+With the checkout on the path, `import vlrt` would be the checkout's and not what is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+if "benchmarks" not in sys.modules:
+    package = types.ModuleType("benchmarks")
+    package.__path__ = [str(Path(__file__).parents[2] / "benchmarks")]
+    sys.modules["benchmarks"] = package
+
+from benchmarks.demo_model.questions import QA
+from benchmarks.demo_model.scenes import Scene, scene
+
+__all__ = ["QA", "Scene", "scene"]
