@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrt_export import exporter, writer
+from vlrt_export import exporter, job, writer
 from vlrt_export.exporter import export
 from vlrt_runtime.errors import StorageError
 
@@ -30,8 +30,8 @@ def no_space(*_: object, **__: object) -> None:
     ("module", "function"),
     [
         (writer, "_write_all"),
-        (exporter.assets, "copy_assets"),
-        (exporter.ir, "save"),
+        (job.assets, "copy_assets"),
+        (job.ir, "save"),
         (exporter, "sync"),
     ],
 )

@@ -19,7 +19,14 @@ from vlrt_runtime.model import Model
 
 SCENES = 60
 # Seed -> question, answer: of held-out scenes, in fp32.
-PINS: dict[int, tuple[str, str]] = {}
+PINS = {
+    4: ("Describe this picture.", "A black letter X and a red digit 9."),
+    9: ("How many things are there?", "2"),
+    16: ("What colour is the square?", "Red"),
+    21: ("What is left of the yellow star?", "Nothing."),
+    29: ("Where is the black letter A?", "(770,100),(990,430)"),
+    34: ("Which digit is black?", "8"),
+}
 
 
 @pytest.fixture(scope="module")
