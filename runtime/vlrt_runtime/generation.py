@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,10 +84,6 @@ class Generation:
         clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
 
-        def step(token: int) -> NDArray[np.float32]:
-            row = model.embed(np.array([token]))[None]
-            return decoder.run(layout.step(token, row, decoder.length))[-1]
-
         def choose(logits: NDArray[np.float32]) -> int:
             seen.append(token := model.choose(logits, seen))
             clock.token()
@@ -95,7 +92,7 @@ class Generation:
         return (
             yield from greedy(
                 logits,
-                step,
+                partial(model.step, decoder, layout),
                 stop_ids=settings.stop_ids,
                 max_new_tokens=limit,
                 choose=choose,

@@ -229,6 +229,11 @@ class Model:
         start = (length - 1) // rows * rows
         return decoder.run(layout.inputs(embeds[:, start:], start))
 
+    def step(self, decoder: Decoder, layout: Layout, token: int) -> NDArray[np.float32]:
+        """Runs one token of the answer through the decoder; the next one's logits [vocab]."""
+        row = self.embed(np.array([token]))[None]
+        return decoder.run(layout.step(token, row, decoder.length))[-1]
+
     def choose(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
         """The next token by greedy decoding; applies the checkpoint's penalty to `logits`."""
         penalty = self.manifest.generation.repetition_penalty

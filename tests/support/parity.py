@@ -64,8 +64,7 @@ def greedy_steps(
     logits = model.prefill(decoder, layout, model.splice(layout, projected))[-1]
     rows, ids = [logits.copy()], [int(logits.argmax())]
     while len(ids) < count:
-        row = model.embed(np.array([ids[-1]]))[None]
-        logits = decoder.run(layout.inputs(row, decoder.length))[-1]
+        logits = model.step(decoder, layout, ids[-1])
         rows.append(logits.copy())
         ids.append(int(logits.argmax()))
     return ids, np.stack(rows)

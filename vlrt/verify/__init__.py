@@ -183,8 +183,7 @@ def _greedy(
             margins = float(best - second), float(expected.margins[index])
             return index, Divergence(index, token_id, expected_id, *margins)
         if index + 1 < len(wanted):
-            row = model.embed(np.array([token]))[None]
-            logits = decoder.run(layout.inputs(row, decoder.length))[-1]
+            logits = model.step(decoder, layout, token)
     return len(wanted), None
 
 

@@ -18,6 +18,7 @@ from vlrt.verify.reference import (
     Reference,
     ReferenceInputs,
     ReferenceRun,
+    hooked,
     load_model,
     optional_module,
     to_numpy,
@@ -30,7 +31,6 @@ __all__ = ["Kosmos2Reference", "load"]
 def load(folder: Path, *, attention: Attention) -> Reference:
     """Load model, tokenizer and image processor from a checkpoint folder."""
     transformers = optional_module("transformers")
-    optional_module("torch")  # transformers imports without it and fails later, less plainly
     processor = transformers.Kosmos2Processor(
         image_processor=transformers.AutoImageProcessor.from_pretrained(
             folder, backend="pil", local_files_only=True
@@ -90,15 +90,11 @@ class Kosmos2Reference(Reference):
             seen["spliced"] = kwargs["inputs_embeds"]
 
         text = self.model.text_model.model
-        hooks = [
+        with hooked(
             self.model.image_to_text_projection.register_forward_hook(keep_projected),
             text.embed_positions.register_forward_pre_hook(keep_spliced, with_kwargs=True),
-        ]
-        try:
+        ):
             logits = self.forward_logits(inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
         token_ids, finish_reason, step_logits = self.decode_greedily(inputs, new_tokens)
         pictures = bool(inputs.pixel_values)
         return ReferenceRun(

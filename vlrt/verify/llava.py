@@ -15,6 +15,7 @@ from vlrt.verify.reference import (
     Reference,
     ReferenceInputs,
     ReferenceRun,
+    hooked,
     load_model,
     optional_module,
     to_numpy,
@@ -27,7 +28,6 @@ __all__ = ["LlavaReference", "load"]
 def load(folder: Path, *, attention: Attention) -> Reference:
     """Load model and processor from a checkpoint folder."""
     transformers = optional_module("transformers")
-    optional_module("torch")  # transformers imports without it and fails later, less plainly
     return LlavaReference(
         load_model(transformers.LlavaForConditionalGeneration, folder, attention=attention),
         processor=transformers.AutoProcessor.from_pretrained(
@@ -83,15 +83,11 @@ class LlavaReference(Reference):
             seen["spliced"] = kwargs["inputs_embeds"]
 
         inner = self.model.model
-        hooks = [
+        with hooked(
             inner.multi_modal_projector.register_forward_hook(keep_projected),
             inner.language_model.register_forward_pre_hook(keep_spliced, with_kwargs=True),
-        ]
-        try:
+        ):
             logits = self.forward_logits(inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
         token_ids, finish_reason, step_logits = self.decode_greedily(inputs, new_tokens)
         return ReferenceRun(
             vision_features=_each(seen.get("features")),

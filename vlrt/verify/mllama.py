@@ -20,6 +20,7 @@ from vlrt.verify.reference import (
     Reference,
     ReferenceInputs,
     ReferenceRun,
+    hooked,
     load_model,
     optional_module,
     to_numpy,
@@ -32,7 +33,6 @@ __all__ = ["MllamaReference", "load"]
 def load(folder: Path, *, attention: Attention) -> Reference:
     """Load model and processor from a checkpoint folder."""
     transformers = optional_module("transformers")
-    optional_module("torch")  # transformers imports without it and fails later, less plainly
     model = load_model(transformers.MllamaForConditionalGeneration, folder, attention=attention)
     vision = model.model.vision_model
     vision.intermediate_layers_indices = [i - 1 for i in vision.intermediate_layers_indices]
@@ -106,18 +106,16 @@ class MllamaReference(Reference):
             seen["embeds"] = made
 
         inner = self.model.model
-        hooks = [
-            inner.vision_model.register_forward_hook(keep_features),
-            inner.language_model.embed_tokens.register_forward_hook(keep_embeds),
-        ]
         crosses = cast("list[int]", inner.language_model.cross_attention_layers)
         torch = self.torch
-        try:
-            with torch.no_grad():
-                made = self.model(**self.arguments(inputs, inputs.token_ids), use_cache=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with (
+            hooked(
+                inner.vision_model.register_forward_hook(keep_features),
+                inner.language_model.embed_tokens.register_forward_hook(keep_embeds),
+            ),
+            torch.no_grad(),
+        ):
+            made = self.model(**self.arguments(inputs, inputs.token_ids), use_cache=True)
         states: list[FloatArray] = []
         if inputs.grids:
             layers = [made.past_key_values.layers[i] for i in crosses]

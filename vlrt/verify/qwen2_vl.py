@@ -21,6 +21,7 @@ from vlrt.verify.reference import (
     Reference,
     ReferenceInputs,
     ReferenceRun,
+    hooked,
     load_model,
     optional_module,
     to_numpy,
@@ -33,7 +34,6 @@ __all__ = ["Qwen2VLReference", "load"]
 def load(folder: Path, *, attention: Attention) -> Reference:
     """Load model, tokenizer, image processor and chat template from a checkpoint folder."""
     transformers = optional_module("transformers")
-    optional_module("torch")  # transformers imports without it and fails later, less plainly
     return Qwen2VLReference(
         load_model(transformers.Qwen2VLForConditionalGeneration, folder, attention=attention),
         tokenizer=transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
@@ -100,15 +100,11 @@ class Qwen2VLReference(Reference):
             seen["spliced"] = kwargs["inputs_embeds"]
 
         inner = self.model.model
-        hooks = [
+        with hooked(
             inner.visual.merger.register_forward_hook(keep_merged),
             inner.language_model.register_forward_pre_hook(keep_spliced, with_kwargs=True),
-        ]
-        try:
+        ):
             logits = self.forward_logits(inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
         token_ids, finish_reason, step_logits = self.decode_greedily(inputs, new_tokens)
         return ReferenceRun(
             vision_features=_split(seen.get("features"), inputs),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -171,8 +172,20 @@ def load_reference(folder: Path, family: str, *, attention: Attention = "sdpa") 
         raise InputError(f"no reference for family {family!r}: expected {shortlist(REFERENCES)}")
     if not (folder / "config.json").is_file():
         raise CheckpointNotFoundError(f"no checkpoint in {folder}: it has no config.json")
+    optional_module("transformers")
+    optional_module("torch")  # transformers imports without it and fails later, less plainly
     module = importlib.import_module(REFERENCES[family])
     return cast("Reference", module.load(folder, attention=attention))
+
+
+@contextmanager
+def hooked(*handles: Any) -> Generator[None]:
+    """Hooks of torch that are there within the block, and gone behind it."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def load_model(model_class: Any, folder: Path, *, attention: Attention) -> Any:
