@@ -24,6 +24,7 @@ from recipes import RECIPES
 from recipes.recipe import Recipe
 
 from vlrt_export.checkpoint import DTYPES, Tensor
+from vlrt_export.families import replace_prefix
 from vlrt_export.weights import Precision, Weights
 
 SHARD_BYTES = 4 << 30
@@ -55,13 +56,7 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     asked[family.embedding] = (rows, hidden)
     for make in family.graphs.values():
         make(Recorder(None, {}, Precision(), asked=asked), config)  # type: ignore[arg-type]
-    published = {}
-    for name, shape in asked.items():
-        for old, new in recipe.renames:
-            if name.startswith(old):
-                name = new + name.removeprefix(old)
-                break
-        published[name] = shape
+    published = {replace_prefix(name, recipe.renames): shape for name, shape in asked.items()}
     return published | dict(recipe.extra)
 
 

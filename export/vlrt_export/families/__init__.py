@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,7 @@ from vlrt_export.graph import GraphModule
 from vlrt_export.weights import Weights
 from vlrt_runtime.errors import CheckpointError
 
-__all__ = ["Family", "Runtime", "family_of"]
+__all__ = ["Family", "Runtime", "family_of", "replace_prefix"]
 
 # model_type -> module with a FAMILY; modules are imported when asked for.
 FAMILIES = {
@@ -83,3 +83,11 @@ def family_of(checkpoint: Checkpoint) -> Family:
             f"config.json: model_type {model_type!r}, expected one of {', '.join(FAMILIES)}"
         )
     return import_module(module).FAMILY
+
+
+def replace_prefix(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """The name with the first prefix of `pairs` that it has replaced by the other of the pair."""
+    for old, new in pairs:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

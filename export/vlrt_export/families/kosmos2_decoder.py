@@ -15,7 +15,7 @@ from vlrt_export.families.kosmos2_config import TextConfig
 from vlrt_export.layers.attention import Cache, CachedAttention
 from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import LayerNorm, activation
-from vlrt_export.layers.linear import Linear
+from vlrt_export.layers.linear import Linear, language_head
 from vlrt_export.layers.llama import last_rows
 from vlrt_export.weights import Weights
 
@@ -66,9 +66,13 @@ class TextDecoder(Layer):
             [TextLayer(weights.at(f"layers.{i}"), config) for i in range(config.num_hidden_layers)]
         )
         self.norm = LayerNorm(weights, "layer_norm", config.hidden_size, config.layer_norm_eps)
-        tied = config.tie_word_embeddings
-        name, where = ("embed_tokens", weights) if tied else ("lm_head", head)
-        self.head = Linear(where, name, config.hidden_size, config.vocab_size)
+        self.head = language_head(
+            weights,
+            head,
+            config.hidden_size,
+            config.vocab_size,
+            tied=config.tie_word_embeddings,
+        )
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the decoder's inputs and yields its outputs."""

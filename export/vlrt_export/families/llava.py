@@ -12,7 +12,7 @@ from typing import Any
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import decoder_config, llama_text, require, square_parameters
-from vlrt_export.families import Family, Runtime
+from vlrt_export.families import Family, Runtime, replace_prefix
 from vlrt_export.layers.llama import DecoderConfig, LlamaDecoder
 from vlrt_export.layers.picture import PictureEncoder, PictureProjector
 from vlrt_export.layers.vit import CLIP, ViTConfig
@@ -110,11 +110,7 @@ def canonical(name: str) -> str | None:
     """`vision_tower.*`, `multi_modal_projector.*`, `language_model.*` and `lm_head.*`."""
     if name.endswith(("rotary_emb.inv_freq", "position_ids")):
         return None
-    name = name.removeprefix("model.")
-    for old, new in RENAMES:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+    return replace_prefix(name.removeprefix("model."), RENAMES)
 
 
 def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import decoder_config, image_config, image_parameters, text_config
-from vlrt_export.families import Family, Runtime
+from vlrt_export.families import Family, Runtime, replace_prefix
 from vlrt_export.families.mllama_decoder import Decoder, Projector
 from vlrt_export.families.mllama_layers import VisionConfig, arrangements
 from vlrt_export.families.mllama_vision import VisionEncoder
@@ -72,11 +72,7 @@ def canonical(name: str) -> str | None:
     """`vision_model.*`, `multi_modal_projector.*`, `language_model.*` and `lm_head.*`."""
     if name.endswith("rotary_emb.inv_freq"):
         return None
-    name = name.removeprefix("model.")
-    for old, new in RENAMES:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+    return replace_prefix(name.removeprefix("model."), RENAMES)
 
 
 def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:

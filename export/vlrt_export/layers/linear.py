@@ -14,7 +14,7 @@ from vlrt_export.layers.base import FLOAT, Layer, contrib
 from vlrt_export.quantizers import QUANTIZERS
 from vlrt_export.weights import Weights
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "language_head"]
 
 BLOCK_ELEMENTS = 1 << 17  # weights copied at a time
 
@@ -62,6 +62,15 @@ class Linear(Layer):
     def forward(self, op: Any, x: Any) -> Any:
         """X [..., k] -> [..., n]."""
         return self.storage.matmul(op, x, self.bias)
+
+
+def language_head(table: Weights, head: Weights, hidden: int, vocab: int, *, tied: bool) -> Linear:
+    """Rows of the decoder to logits: by the embedding table where they are tied.
+
+    `table` is seen from where `embed_tokens` is, `head` from where `lm_head` is.
+    """
+    where, name = (table, "embed_tokens") if tied else (head, "lm_head")
+    return Linear(where, name, hidden, vocab)
 
 
 class Plain:

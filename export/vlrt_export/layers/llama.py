@@ -12,7 +12,7 @@ from onnxscript import nn
 from vlrt_export.layers.attention import Cache, CachedAttention
 from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import GatedMLP, RMSNorm
-from vlrt_export.layers.linear import Linear
+from vlrt_export.layers.linear import language_head
 from vlrt_export.weights import Weights
 
 __all__ = ["Context", "DecoderConfig", "LlamaDecoder", "LlamaLayer", "last_rows"]
@@ -105,9 +105,13 @@ class LlamaDecoder(Layer):
                 layers[i] = LlamaLayer(weights.at(f"layers.{i}"), config)
         self.layers = nn.ModuleList([layers[i] for i in range(config.num_hidden_layers)])
         self.norm = RMSNorm(weights, "norm", config.hidden_size, config.rms_norm_eps)
-        tied = config.tie_word_embeddings
-        name, where = ("embed_tokens", weights) if tied else ("lm_head", head)
-        self.head = Linear(where, name, config.hidden_size, config.vocab_size)
+        self.head = language_head(
+            weights,
+            head,
+            config.hidden_size,
+            config.vocab_size,
+            tied=config.tie_word_embeddings,
+        )
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the decoder's inputs and yields its outputs."""
