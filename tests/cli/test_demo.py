@@ -49,6 +49,19 @@ def test_own_picture_and_output(home: Path, tmp_path: Path, capsys: pytest.Captu
         assert annotated.size == original.size
 
 
+@pytest.mark.parametrize(("name", "why"), [("no/such.png", "folder"), ("out.xyz", ".png")])
+def test_an_output_that_cannot_be_written(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
+):
+    """Said before anything is asked, in one line."""
+    assert main(["demo", "-o", str(tmp_path / name)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert why in said.err
+    assert not home.exists()
+
+
 def test_demo_is_a_package_like_any_other(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import vlrt
+from vlrt.cli.drawing import check_drawing, save_drawing
 from vlrt.demo import PICTURE, QUESTIONS, demo_package
-from vlrt_runtime.annotate import annotate
 from vlrt_runtime.answer import Answer
 from vlrt_runtime.entities import Entity
 from vlrt_runtime.image import load_image
@@ -24,6 +24,9 @@ FIRST_THING = re.compile(r"An? (.+?)(?:,| and|\.|$)")  # of "A red star, a blue 
 
 def run(args: argparse.Namespace) -> int:
     """Asks the model in the box three questions about a picture, and draws what it points at."""
+    target = Path(args.output) if args.output else packages_folder().parent / "demo.png"
+    if args.output:
+        check_drawing("-o", target)
     picture = load_image(args.image or PICTURE)
     model = vlrt.load(demo_package())
     print(f"picture: {args.image or PICTURE}, {picture.width} x {picture.height}")
@@ -38,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
         # The box of "Where is ...?" has no name of its own: the whole answer stands for it.
         span = (0, len(answer.text))
         entities += [replace(entity, name=name, span=span) for entity in answer.entities]
-    target = Path(args.output) if args.output else packages_folder().parent / "demo.png"
-    annotate(picture, entities).save(target)
+    save_drawing(picture, entities, target)
     print(f"\nwith {len(entities)} box{'es' * (len(entities) != 1)} drawn: {target}")
     return 0
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import vlrt
-from vlrt_runtime.errors import InputError, StorageError
+from vlrt_runtime.errors import InputError
 from vlrt_runtime.memory import peak_rss, private
 from vlrt_runtime.model import Answer
 
@@ -72,30 +72,23 @@ def statistics(answer: Answer) -> str:
 
 def _check_annotate(args: argparse.Namespace) -> None:
     """Refuses before anything is computed what could not be written in the end."""
-    from PIL import Image
+    from vlrt.cli.drawing import check_drawing
 
     if not args.image:
         raise InputError("--annotate: there is no picture to draw on; give one with --image")
-    path = Path(args.annotate)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"--annotate {path}: expected a name that ends in .png, .jpg or .webp")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--annotate {path}: its folder does not exist; make it first")
+    check_drawing("--annotate", Path(args.annotate))
 
 
 def _write_annotated(args: argparse.Namespace, answer: Answer) -> None:
     """Writes the first picture, with boxes where the answer has some for it."""
-    from vlrt_runtime.annotate import annotate
+    from vlrt.cli.drawing import save_drawing
     from vlrt_runtime.image import load_image
 
     entities = [entity for entity in answer.entities if entity.image == 0]
     if not entities:
         why = "does not say of which picture" if answer.entities else "has none"
         print(f"vlrt: note: {args.annotate} has no boxes: the answer {why}", file=sys.stderr)
-    try:
-        annotate(load_image(args.image[0]), entities).save(args.annotate)
-    except OSError as error:
-        raise StorageError(f"{args.annotate}: it cannot be written: {error}") from error
+    save_drawing(load_image(args.image[0]), entities, Path(args.annotate))
 
 
 def _standard_input() -> str:
