@@ -61,7 +61,8 @@ class PicturePrompts:
     """
 
     def __init__(self, package: Path, files: list[Path]) -> None:
-        self._files, self._model = files, _Prompter(package)
+        self._files = files
+        self._model = Model(package, lazy=True)  # makes prompts; its graphs stay closed
         self._raw = "chat_template.jinja" not in self._model.manifest.files
         answering = Model(package)
         self._answers = [
@@ -118,18 +119,3 @@ class PicturePrompts:
         if beside.is_file():
             return beside.read_text(encoding="utf-8").strip()
         return QUESTIONS[i % len(QUESTIONS)]
-
-
-class _NoSession:
-    def get_inputs(self) -> list[Any]:
-        return []
-
-    def get_outputs(self) -> list[Any]:
-        return []
-
-
-class _Prompter(Model):
-    """A model that makes prompts, and whose graphs are never loaded."""
-
-    def _session(self, name: str) -> Any:
-        return _NoSession()

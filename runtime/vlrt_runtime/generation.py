@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrt_runtime.answer import Answer, Clock, Timings
-from vlrt_runtime.decoder import Decoder
+from vlrt_runtime.backends import Decoder
 from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import FinishReason, greedy

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlrt_runtime.answer import Answer, Stream, Timings
+from vlrt_runtime.backends import Decoder, Graph, open_backend
 from vlrt_runtime.chat import Message, as_messages, compile_template
-from vlrt_runtime.decoder import Decoder
 from vlrt_runtime.embedding import EmbeddingTable
 from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
 from vlrt_runtime.families import Layout, Picture, family_of
@@ -22,7 +21,7 @@ from vlrt_runtime.generation import Generation
 from vlrt_runtime.greedy import penalize
 from vlrt_runtime.image import ImageSource, load_image
 from vlrt_runtime.package import Package
-from vlrt_runtime.session import Graph, default_threads, open_session, pick_device
+from vlrt_runtime.session import default_threads
 from vlrt_runtime.text import TextCodec
 from vlrt_runtime.video import Video, VideoSource, as_video
 
@@ -30,7 +29,6 @@ __all__ = ["Answer", "Model", "Stream", "Timings"]
 
 DEFAULT_NEW_TOKENS = 256
 EMBEDS = "image_embeds"  # the projector's output that takes the place of placeholders
-GRAPHS = ("vision_encoder", "projector", "decoder")
 ONE_VIDEO = (str, os.PathLike, Video)
 ONE_PICTURE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray)
 Prompt = str | Sequence[Message]
@@ -47,6 +45,7 @@ class Model:
         threads: cores to use, of those there are; all that this process may use where not given.
         min_pixels: pictures are scaled up to this area; the package's limit where not given.
         max_pixels: pictures are scaled down to this area; the package's limit where not given.
+        lazy: graphs are opened when they are first used, not now.
 
     Raises:
         PackageNotFoundError: there is no such package.
@@ -63,25 +62,25 @@ class Model:
         threads: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        lazy: bool = False,
     ) -> None:
         started = time.perf_counter()
         if threads is not None and threads < 1:
             raise InputError(f"threads {threads}: expected at least 1")
         self.package = Package.open(package)
         self.manifest = manifest = self.package.manifest
-        self.device = pick_device(device, manifest.device)
         # Threads without a core of their own only wait for one another.
         self.threads = min(threads or default_threads(), os.cpu_count() or 1)
+        self.backend = open_backend(self.package, device, self.threads)
+        self.device = self.backend.device
         self.family = family_of(manifest, min_pixels=min_pixels, max_pixels=max_pixels)
         self.codec = TextCodec(
             self.package.path("tokenizer.json"), manifest.special_tokens.get("bos_token")
         )
         self._render = self._template()
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
-        # onnxruntime repacks a graph's weights on one core: several graphs, several cores.
-        with ThreadPoolExecutor(len(GRAPHS)) as pool:
-            vision_encoder, projector, self._decoder = pool.map(self._session, GRAPHS)
-        self.vision_encoder, self.projector = Graph(vision_encoder), Graph(projector)
+        if not lazy:
+            self.backend.load()
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     def generate(
@@ -174,13 +173,24 @@ class Model:
             raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
         return self._render(messages)
 
+    @property
+    def vision_encoder(self) -> Graph:
+        """Pixels or patches to features."""
+        return self.backend.graph("vision_encoder")
+
+    @property
+    def projector(self) -> Graph:
+        """Features to what the decoder takes."""
+        return self.backend.graph("projector")
+
     def encode(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """The vision encoder's outputs for a picture."""
+        encoder = self.vision_encoder
         if picture.runs == 1:
-            return self.vision_encoder(picture.inputs)
+            return encoder(picture.inputs)
         cut = {name: np.split(a, picture.runs, axis=1) for name, a in picture.inputs.items()}
         outputs = [
-            self.vision_encoder({name: pieces[run] for name, pieces in cut.items()})
+            encoder({name: pieces[run] for name, pieces in cut.items()})
             for run in range(picture.runs)
         ]
         return {name: np.concatenate([o[name] for o in outputs], axis=1) for name in outputs[0]}
@@ -200,23 +210,29 @@ class Model:
         return embeds[None]
 
     def decoder(self, projected: Sequence[dict[str, NDArray[Any]]] = ()) -> Decoder:
-        """A decoder with an empty cache.
+        """A decoder with an empty cache."""
+        return self.backend.decoder(self.static_inputs(projected))
 
-        What else of the projector's outputs the decoder takes stays the same for all positions: all
-        pictures end to end along the axis whose size is free, which is empty without pictures.
+    def static_inputs(
+        self, projected: Sequence[dict[str, NDArray[Any]]]
+    ) -> dict[str, NDArray[Any]]:
+        """What else of the projector's outputs the decoder takes: the same for all positions.
+
+        All pictures end to end along the axis whose size is free, which is empty without pictures.
         """
+        graphs = self.manifest.graphs
+        made = {spec.name for spec in graphs["projector"].outputs}
         static: dict[str, NDArray[Any]] = {}
-        for spec in self._decoder.get_inputs():
-            if spec.name not in self.projector.outputs:
+        for spec in graphs["decoder"].inputs:
+            if spec.name not in made:
                 continue
-            shape: list[int | str] = spec.shape
-            axis = next(i for i, size in enumerate(shape) if isinstance(size, str))
+            axis = next(i for i, size in enumerate(spec.shape) if isinstance(size, str))
             parts = [outputs[spec.name] for outputs in projected]
-            empty = np.zeros([0 if isinstance(size, str) else size for size in shape], np.float32)
+            empty = np.zeros([0 if isinstance(n, str) else n for n in spec.shape], spec.dtype)
             static[spec.name] = (
                 parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], axis)
             )
-        return Decoder(self._decoder, static)
+        return static
 
     def prefill(
         self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32]
@@ -250,6 +266,3 @@ class Model:
         except UnicodeDecodeError as error:
             raise PackageError(f"{path}: not UTF-8 text; export the package again") from error
         return compile_template(source, self.manifest.special_tokens)
-
-    def _session(self, name: str) -> Any:
-        return open_session(self.package.graph(name), device=self.device, threads=self.threads)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from support.pictures import picture
-from vlrt_runtime import decoder as decoder_module
-from vlrt_runtime.decoder import Decoder
+from vlrt_runtime.backends import Decoder
+from vlrt_runtime.backends import onnx_decoder as decoder_module
 from vlrt_runtime.families import Layout
 from vlrt_runtime.model import Model
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlrt.verify.reference import ReferenceInputs, ReferenceRun, load_reference
-from vlrt_runtime.decoder import Decoder
+from vlrt_runtime.backends import Decoder
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import Layout
 from vlrt_runtime.image import load_image
@@ -166,7 +166,11 @@ def projector_output(outputs: Mapping[str, FloatArray]) -> FloatArray:
 
 
 def _greedy(
-    model: Model, decoder: Decoder, layout: Layout, embeds: FloatArray, expected: ReferenceRun
+    model: Model,
+    decoder: Decoder,
+    layout: Layout,
+    embeds: FloatArray,
+    expected: ReferenceRun,
 ) -> tuple[int, Divergence | None]:
     """How many tokens agree, and the first that does not; a stop counts as a token."""
     settings = model.manifest.generation

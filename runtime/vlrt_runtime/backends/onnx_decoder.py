@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.session import Session, ort
 
-__all__ = ["Decoder"]
+__all__ = ["OnnxDecoder"]
 
 Array = NDArray[Any]
 
@@ -25,7 +25,7 @@ SMALLEST = 256  # positions in a new cache
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class Decoder:
+class OnnxDecoder:
     """One sequence. Make one per answer: the session is shared, the cache is not.
 
     Args:
@@ -97,6 +97,28 @@ class Decoder:
             value = ort.OrtValue.ortvalue_from_numpy(grown)
             self._binding.bind_ortvalue_input(name, value)
             self._binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), value)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache."""
+        return sum(array.nbytes for array in self._cache.values())
+
+    def rewind(self, length: int) -> None:
+        """Forgets all positions behind the first `length`: they are written over."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length {length}: expected 0 to {self.length}")
+        self.length = length
+
+    def fork(self, length: int, static: Mapping[str, Array] | None = None) -> OnnxDecoder:
+        """Another sequence that begins with the first `length` positions of this one."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length {length}: expected 0 to {self.length}")
+        other = OnnxDecoder(self._session, static)
+        other.reserve(length)
+        for name, array in self._cache.items():
+            other._cache[name][:, :, :length] = array[:, :, :length]
+        other.length = length
+        return other
 
     def _bind_input(self, name: str, array: Array) -> None:
         """Hands an input over: into the buffer of the last call where it fits, else a new one."""
