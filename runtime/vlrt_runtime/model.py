@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlrt_runtime.answer import Answer, Stream, Timings
-from vlrt_runtime.backends import Decoder, Graph, open_backend
+from vlrt_runtime.backends import Decoder, open_backend
 from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.embedding import EmbeddingTable
 from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
@@ -173,24 +173,21 @@ class Model:
             raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
         return self._render(messages)
 
-    @property
-    def vision_encoder(self) -> Graph:
+    def vision_encoder(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Pixels or patches to features."""
-        return self.backend.graph("vision_encoder")
+        return self.backend.graph("vision_encoder")(inputs)
 
-    @property
-    def projector(self) -> Graph:
+    def projector(self, features: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Features to what the decoder takes."""
-        return self.backend.graph("projector")
+        return self.backend.graph("projector")(features)
 
     def encode(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """The vision encoder's outputs for a picture."""
-        encoder = self.vision_encoder
         if picture.runs == 1:
-            return encoder(picture.inputs)
+            return self.vision_encoder(picture.inputs)
         cut = {name: np.split(a, picture.runs, axis=1) for name, a in picture.inputs.items()}
         outputs = [
-            encoder({name: pieces[run] for name, pieces in cut.items()})
+            self.vision_encoder({name: pieces[run] for name, pieces in cut.items()})
             for run in range(picture.runs)
         ]
         return {name: np.concatenate([o[name] for o in outputs], axis=1) for name in outputs[0]}

@@ -127,6 +127,14 @@ class Reference(ABC):
     def arguments(self, inputs: ReferenceInputs, token_ids: Sequence[int]) -> dict[str, Any]:
         """The model's keyword arguments for `token_ids` [S] with the pictures of `inputs`."""
 
+    def double(self) -> Reference:
+        """From here on in float64: what differs then is the other side's rounding alone.
+
+        For families whose code in transformers makes no float32 tensors of its own.
+        """
+        self.model.double()
+        return self
+
     def forward_logits(
         self, inputs: ReferenceInputs, continuation: Sequence[int] = ()
     ) -> FloatArray:
