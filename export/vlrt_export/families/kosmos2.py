@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript import nn
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import image_config, image_parameters, square_parameters
 from vlrt_export.families import Family, Runtime
 from vlrt_export.families.kosmos2_config import Config
 from vlrt_export.families.kosmos2_decoder import TextDecoder
-from vlrt_export.layers.base import FLOAT, Layer, contrib
+from vlrt_export.layers.base import Layer, cast, contrib
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.vit import ViT
@@ -39,18 +38,20 @@ class VisionEncoder(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.config, weights = config.vision, weights.at("vision_model.model")
+        self.config, self.dtype = config.vision, weights.dtype
+        weights = weights.at("vision_model.model")
         hidden, eps = self.config.hidden_size, self.config.layer_norm_eps
         self.vit = ViT(weights, self.config)
-        self.norm = LayerNorm(weights, "post_layernorm", hidden, eps)
+        self.norm = LayerNorm(weights.wide, "post_layernorm", hidden, eps)
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
         op, side = builder.op, self.config.image_size
         shape = [1, self.config.num_channels, side, side]
-        x = self.norm(op, self.vit(op, builder.input("pixel_values", FLOAT, shape)))
+        x = self.norm(op, self.vit(op, builder.input("pixel_values", self.dtype, shape)))
         length = op.Sqrt(op.ReduceSum(op.Mul(x, x), [-1], keepdims=1))
-        yield "image_features", op.Div(x, op.Max(length, op.Constant(value_float=SMALLEST_NORM)))
+        x = op.Div(x, op.Max(length, op.Constant(value_float=SMALLEST_NORM)))
+        yield "image_features", cast(op, x, self.dtype)
 
 
 class Resampler(Layer):
@@ -59,9 +60,8 @@ class Resampler(Layer):
     def __init__(self, weights: Weights, rows: int, hidden: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.latents = nn.Parameter([rows, hidden], FLOAT)
         tensor = weights.take("latent_query", (rows, hidden))
-        self.fill([tensor], [self.latents], lambda block: (block,), rows)
+        self.latents = self.plain(weights, [tensor], [rows, hidden], rows)
         weights = weights.at("x_attn")
         self.query = Linear(weights, "q_proj", hidden, hidden, bias=True)
         self.key_value = Linear(weights, ["k_proj", "v_proj"], hidden, [hidden, hidden], bias=True)
@@ -82,7 +82,8 @@ class Projector(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.vision, weights = config.vision, weights.at("image_to_text_projection")
+        self.vision, self.dtype = config.vision, weights.dtype
+        weights = weights.at("image_to_text_projection")
         hidden, heads = config.decoder.hidden_size, config.decoder.num_attention_heads
         self.dense = Linear(weights, "dense", self.vision.hidden_size, hidden, bias=True)
         self.resampler = Resampler(weights, config.latent_query_num, hidden, heads)
@@ -90,7 +91,7 @@ class Projector(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
         op, shape = builder.op, [1, self.vision.tokens, self.vision.hidden_size]
-        x = builder.input("image_features", FLOAT, shape)
+        x = builder.input("image_features", self.dtype, shape)
         yield "image_embeds", self.resampler(op, self.dense(op, x))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import Layer
 from vlrt_export.layers.basic import GatedMLP, RMSNorm
 from vlrt_export.layers.cross import CrossAttention, KeyValues
 from vlrt_export.layers.linear import Linear
@@ -84,7 +84,7 @@ class Decoder(LlamaDecoder):
     """Llama with layers that look at pictures."""
 
     def __init__(self, weights: Weights, config: Any) -> None:
-        self.tokens, self.crosses = config.vision.tokens, len(config.cross_attention_layers)
+        self.tile_rows, self.crosses = config.vision.tokens, len(config.cross_attention_layers)
         text = weights.at("language_model")
         others = {
             i: CrossLayer(text.at(f"layers.{i}"), config.decoder, place)
@@ -98,13 +98,13 @@ class Decoder(LlamaDecoder):
         shape = [1, config.num_key_value_heads, "image_tokens", config.head_dim]
         names = [f"cross_key_values.{i}" for i in range(self.crosses)]
         states = [
-            tuple(builder.input(f"{name}.{part}", FLOAT, shape) for part in ("key", "value"))
+            tuple(builder.input(f"{name}.{part}", self.dtype, shape) for part in ("key", "value"))
             for name in names
         ]
-        mask = builder.input("cross_attention_mask", FLOAT, [1, "sequence", "tiles"])
-        rows = builder.input("cross_attention_rows", FLOAT, [1, "sequence", 1])
+        mask = builder.input("cross_attention_mask", self.dtype, [1, "sequence", "tiles"])
+        rows = builder.input("cross_attention_rows", self.dtype, [1, "sequence", 1])
         groups = config.num_attention_heads // config.num_key_value_heads
-        bias = op.Expand(op.Unsqueeze(mask, [2, 4]), [1, 1, groups, 1, self.tokens])
+        bias = op.Expand(op.Unsqueeze(mask, [2, 4]), [1, 1, groups, 1, self.tile_rows])
         return CrossContext(
             **vars(context),
             there=op.Greater(op.Size(mask), 0),
@@ -119,6 +119,7 @@ class Projector(Layer):
 
     def __init__(self, weights: Weights, config: Any) -> None:
         super().__init__()
+        self.dtype = weights.dtype
         self.shape = [1, config.vision.max_num_tiles * config.vision.tokens, config.vision.width]
         hidden = config.decoder.hidden_size
         self.linear = Linear(
@@ -132,7 +133,7 @@ class Projector(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its outputs: inputs of the decoder, by name."""
         op = builder.op
-        x = self.linear(op, builder.input("image_features", FLOAT, self.shape))
+        x = self.linear(op, builder.input("image_features", self.dtype, self.shape))
         for i, layer in enumerate(self.layers):
             key, value = layer(op, x)
             yield f"cross_key_values.{i}.key", key

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import Layer, cast
 from vlrt_export.layers.basic import MLP
 from vlrt_export.layers.vit import ViT, ViTConfig
 from vlrt_export.weights import Weights
@@ -40,7 +40,7 @@ class PictureEncoder(Layer):
                 f"{-total - 1} to {total}: the vision encoder has {total} layers"
             )
         built = output if output >= 0 else total + 1 + output
-        self.config, self.skip_class = config, skip_class
+        self.config, self.skip_class, self.dtype = config, skip_class, weights.dtype
         self.vit = ViT(weights, replace(config, num_hidden_layers=built))
         for name in (
             "post_layernorm",
@@ -53,10 +53,10 @@ class PictureEncoder(Layer):
         """Declares the graph's input and yields its output."""
         op, config = builder.op, self.config
         shape = [1, config.num_channels, config.image_size, config.image_size]
-        x = self.vit(op, builder.input("pixel_values", FLOAT, shape))
+        x = self.vit(op, builder.input("pixel_values", self.dtype, shape))
         if self.skip_class:
             x = op.Slice(x, [1], [config.tokens], [1])
-        yield "image_features", x
+        yield "image_features", cast(op, x, self.dtype)
 
 
 class PictureProjector(Layer):
@@ -66,10 +66,10 @@ class PictureProjector(Layer):
         self, weights: Weights, names: tuple[str, str], sizes: Sequence[int], act: str
     ) -> None:
         super().__init__()
-        self.width = sizes[0]
+        self.width, self.dtype = sizes[0], weights.dtype
         self.mlp = MLP(weights, names, sizes, act)
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
-        x = builder.input("image_features", FLOAT, [1, "tokens", self.width])
+        x = builder.input("image_features", self.dtype, [1, "tokens", self.width])
         yield "image_embeds", self.mlp(builder.op, x)
