@@ -13,12 +13,31 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.errors import DeviceError, InputError, PackageError
 
-__all__ = ["DEVICES", "Graph", "Session", "default_threads", "open_session", "ort", "pick_device"]
+__all__ = [
+    "DEVICES",
+    "DTYPES",
+    "Graph",
+    "Session",
+    "as_dtype",
+    "default_threads",
+    "open_session",
+    "ort",
+    "pick_device",
+]
 
 ort: Any = onnxruntime  # it has no types; all of vlrt takes it from here
 Session = Any  # onnxruntime.InferenceSession
 
 Array = NDArray[Any]
+
+# dtypes of graphs' inputs and outputs
+DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+LARGEST_HALF = 65504  # of float16
 
 # device -> (execution provider, what to install where it is missing)
 DEVICES = {
@@ -90,11 +109,20 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
     return session
 
 
+def as_dtype(array: Array, dtype: Any) -> Array:
+    """The array as a graph wants it; in float16, numbers beyond its range become its largest."""
+    if array.dtype == dtype:
+        return array
+    if dtype == np.float16:
+        array = np.clip(array, -LARGEST_HALF, LARGEST_HALF)
+    return array.astype(dtype)
+
+
 class Graph:
     """A stateless graph: arrays by name in, arrays by name out. Safe to call from any thread."""
 
     def __init__(self, session: Session) -> None:
-        self.inputs: list[str] = [value.name for value in session.get_inputs()]
+        self.inputs = {value.name: DTYPES[value.type] for value in session.get_inputs()}
         self.outputs: list[str] = [value.name for value in session.get_outputs()]
         self._session = session
         self._options = ort.RunOptions()
@@ -103,6 +131,9 @@ class Graph:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the graph on the inputs it has; what else is in `inputs` is left alone."""
-        feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
+        feed = {
+            name: np.ascontiguousarray(as_dtype(inputs[name], dtype))
+            for name, dtype in self.inputs.items()
+        }
         results = self._session.run(self.outputs, feed, self._options)
         return dict(zip(self.outputs, results, strict=True))

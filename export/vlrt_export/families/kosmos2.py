@@ -16,7 +16,7 @@ from vlrt_export.config import image_config, image_parameters, square_parameters
 from vlrt_export.families import Family, Runtime
 from vlrt_export.families.kosmos2_config import Config
 from vlrt_export.families.kosmos2_decoder import TextDecoder
-from vlrt_export.layers.base import Layer, cast, contrib
+from vlrt_export.layers.base import FLOAT, Layer, contrib
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.vit import ViT
@@ -50,8 +50,7 @@ class VisionEncoder(Layer):
         shape = [1, self.config.num_channels, side, side]
         x = self.norm(op, self.vit(op, builder.input("pixel_values", self.dtype, shape)))
         length = op.Sqrt(op.ReduceSum(op.Mul(x, x), [-1], keepdims=1))
-        x = op.Div(x, op.Max(length, op.Constant(value_float=SMALLEST_NORM)))
-        yield "image_features", cast(op, x, self.dtype)
+        yield "image_features", op.Div(x, op.Max(length, op.Constant(value_float=SMALLEST_NORM)))
 
 
 class Resampler(Layer):
@@ -82,8 +81,7 @@ class Projector(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.vision, self.dtype = config.vision, weights.dtype
-        weights = weights.at("image_to_text_projection")
+        self.vision, weights = config.vision, weights.at("image_to_text_projection")
         hidden, heads = config.decoder.hidden_size, config.decoder.num_attention_heads
         self.dense = Linear(weights, "dense", self.vision.hidden_size, hidden, bias=True)
         self.resampler = Resampler(weights, config.latent_query_num, hidden, heads)
@@ -91,7 +89,7 @@ class Projector(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
         op, shape = builder.op, [1, self.vision.tokens, self.vision.hidden_size]
-        x = builder.input("image_features", self.dtype, shape)
+        x = builder.input("image_features", FLOAT, shape)
         yield "image_embeds", self.resampler(op, self.dense(op, x))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from vlrt_export.layers.base import Layer
+from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import GatedMLP, RMSNorm
 from vlrt_export.layers.cross import CrossAttention, KeyValues
 from vlrt_export.layers.linear import Linear
@@ -119,7 +119,6 @@ class Projector(Layer):
 
     def __init__(self, weights: Weights, config: Any) -> None:
         super().__init__()
-        self.dtype = weights.dtype
         self.shape = [1, config.vision.max_num_tiles * config.vision.tokens, config.vision.width]
         hidden = config.decoder.hidden_size
         self.linear = Linear(
@@ -133,7 +132,7 @@ class Projector(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its outputs: inputs of the decoder, by name."""
         op = builder.op
-        x = self.linear(op, builder.input("image_features", self.dtype, self.shape))
+        x = self.linear(op, builder.input("image_features", FLOAT, self.shape))
         for i, layer in enumerate(self.layers):
             key, value = layer(op, x)
             yield f"cross_key_values.{i}.key", key

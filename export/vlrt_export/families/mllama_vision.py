@@ -148,6 +148,6 @@ class VisionEncoder(Layer):
         # Side by side number by number, not layer by layer: the projector was trained so.
         mixed = op.Concat(*[op.Unsqueeze(y, [3]) for y in taken], axis=3)
         mixed = op.Reshape(mixed, [1, rows, hidden * len(taken)])
-        features = cast(op, op.Concat(x, mixed, axis=2), self.dtype)
+        features = op.Concat(x, mixed, axis=2)
         features.shape = ir.Shape([1, rows, config.width])
         yield "image_features", features

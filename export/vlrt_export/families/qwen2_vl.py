@@ -67,7 +67,7 @@ class VisionEncoder(Layer):
         x = cast(op, self.patch(op, x), FLOAT)
         for block in self.blocks:
             x = block(op, x, cos, sin)
-        yield "image_features", cast(op, x, self.dtype)
+        yield "image_features", x
 
 
 class Projector(Layer):
@@ -75,7 +75,7 @@ class Projector(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.config, self.dtype, weights = config, weights.dtype, weights.at("visual.merger")
+        self.config, weights = config, weights.at("visual.merger")
         self.merged = config.embed_dim * config.spatial_merge_size**2
         self.norm = LayerNorm(weights, "ln_q", config.embed_dim, EPS)
         sizes = (self.merged, self.merged, config.decoder.hidden_size)
@@ -84,7 +84,7 @@ class Projector(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
         op = builder.op
-        x = builder.input("image_features", self.dtype, [1, "patches", self.config.embed_dim])
+        x = builder.input("image_features", FLOAT, [1, "patches", self.config.embed_dim])
         x = op.Reshape(self.norm(op, x), [1, -1, self.merged])
         x.shape = ir.Shape([1, "image_tokens", self.merged])
         yield "image_embeds", self.mlp(op, x)

@@ -65,7 +65,7 @@ def stored(rows: NDArray[np.float32], dtype: ir.DataType) -> NDArray[Any]:
     return rows.astype(dtype.numpy(), copy=False)
 
 
-def cast(op: Any, x: Any, dtype: ir.DataType) -> Any:
+def cast(op: Any, x: Any, dtype: ir.DataType | None) -> Any:
     """X in that dtype: itself where it has it."""
     return x if x.dtype == dtype else op.Cast(x, to=dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from vlrt_export.layers.base import Layer, cast
+from vlrt_export.layers.base import FLOAT, Layer
 from vlrt_export.layers.basic import MLP
 from vlrt_export.layers.vit import ViT, ViTConfig
 from vlrt_export.weights import Weights
@@ -56,7 +56,7 @@ class PictureEncoder(Layer):
         x = self.vit(op, builder.input("pixel_values", self.dtype, shape))
         if self.skip_class:
             x = op.Slice(x, [1], [config.tokens], [1])
-        yield "image_features", cast(op, x, self.dtype)
+        yield "image_features", x
 
 
 class PictureProjector(Layer):
@@ -66,10 +66,10 @@ class PictureProjector(Layer):
         self, weights: Weights, names: tuple[str, str], sizes: Sequence[int], act: str
     ) -> None:
         super().__init__()
-        self.width, self.dtype = sizes[0], weights.dtype
+        self.width = sizes[0]
         self.mlp = MLP(weights, names, sizes, act)
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
-        x = builder.input("image_features", self.dtype, [1, "tokens", self.width])
+        x = builder.input("image_features", FLOAT, [1, "tokens", self.width])
         yield "image_embeds", self.mlp(builder.op, x)

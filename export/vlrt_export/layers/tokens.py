@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from vlrt_export.layers.base import Layer, cast
+from vlrt_export.layers.base import FLOAT, Layer, cast
 from vlrt_export.weights import Weights
 
 __all__ = ["Tokens"]
@@ -41,11 +41,11 @@ class Tokens(Layer):
 
     def forward(self, op: Any, x: Any, token_ids: Any) -> Any:
         """X [1, given, hidden], token_ids int64 [1, looked_up] -> both, end to end."""
-        rows = cast(op, op.Gather(self.table, token_ids, axis=0), self.dtype)
-        if self.scales is not None:
-            scales = cast(op, op.Gather(self.scales, token_ids, axis=0), self.dtype)
-            rows = op.Mul(rows, op.Unsqueeze(scales, [2]))
-        rows = op.Concat(x, rows, axis=1)
+        rows = op.Gather(self.table, token_ids, axis=0)
+        if self.scales is not None:  # small: in float16 they would lose digits
+            scales = op.Gather(self.scales, token_ids, axis=0)
+            rows = op.Mul(cast(op, rows, FLOAT), op.Unsqueeze(scales, [2]))
+        rows = op.Concat(x, cast(op, rows, self.dtype), axis=1)
         rows.shape = ir.Shape([1, "sequence", self.hidden])
         return rows
 
