@@ -81,14 +81,13 @@ class Generation:
         limit = min(self.max_new_tokens, settings.max_context - length)
         decoder.reserve(length + min(limit, AHEAD))
         # A penalty looks at all logits; else the ids are enough, and may be all that is copied.
-        picked = settings.repetition_penalty == 1.0
-        run = decoder.next_ids if picked else decoder.run
+        run = decoder.next_ids if settings.repetition_penalty == 1.0 else decoder.run
         scores = model.prefill(decoder, layout, embeds, run)[-1]
         clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
 
         def choose(scores: Any) -> int:
-            seen.append(token := int(scores) if picked else model.choose(scores, seen))
+            seen.append(token := model.choose(scores, seen))
             clock.token()
             return token
 

@@ -265,12 +265,20 @@ class Model:
             inputs = inputs | {"inputs_embeds": row[:, :0], "token_ids": ids[None]}
         return (run or decoder.run)(inputs)[-1]
 
-    def choose(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
-        """The next token by greedy decoding; applies the checkpoint's penalty to `logits`."""
+    def choose(self, scores: Any, seen: Sequence[int]) -> int:
+        """The next token by greedy decoding.
+
+        Args:
+            scores: logits [vocab], to which the checkpoint's penalty is applied, or an id that a
+                decoder picked itself.
+            seen: ids so far.
+        """
+        if np.ndim(scores) == 0:
+            return int(scores)
         penalty = self.manifest.generation.repetition_penalty
         if penalty != 1.0:
-            penalize(logits, seen, penalty)
-        return int(np.argmax(logits))
+            penalize(scores, seen, penalty)
+        return int(np.argmax(scores))
 
     def _template(self) -> Callable[[Sequence[Message]], str] | None:
         path = self.package.path("chat_template.jinja")

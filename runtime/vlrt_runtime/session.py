@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,8 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
         PackageError: onnxruntime cannot load it.
         DeviceError: the device was there but could not be used.
     """
+    if device == "cuda":
+        _preload_libraries()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings are about choices made on purpose
@@ -104,7 +109,8 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
         ) from error
     if provider not in session.get_providers():
         raise DeviceError(
-            f"device {device!r}: onnxruntime could not start {provider}; check the driver"
+            f"device {device!r}: onnxruntime could not start {provider}; check the driver "
+            "(nvidia-smi), pip install 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu"
         )
     return session
 
@@ -116,6 +122,15 @@ def as_dtype(array: Array, dtype: Any) -> Array:
     if dtype == np.float16:
         array = np.clip(array, -LARGEST_HALF, LARGEST_HALF)
     return array.astype(dtype)
+
+
+@cache
+def _preload_libraries() -> None:
+    """Finds CUDA and cuDNN where pip installed them; what is missing is told by the session."""
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with redirect_stdout(StringIO()):  # it prints, where answers are to stand alone
+            preload()
 
 
 class Graph:
