@@ -56,7 +56,8 @@ def export(
         device: to make the graphs for: cpu or cuda. For cuda, activations are float16 unless the
             precision is fp32, and int4 leaves all but the decoder at fp16.
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
-        accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
+        accuracy_level: of int8 and int4 on the CPU: 4 multiplies with int8 activations, 0 with
+            float32.
         quantizer: of int8 and int4, see `vlrt_export.quantizers`: rtn, mse, hqq or gptq; mse where
             not given, and gptq with `calibrate`, which is for int4 alone.
         calibrate: prompts for gptq, given a package of the same graphs that it may read.

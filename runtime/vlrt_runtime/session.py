@@ -58,7 +58,7 @@ def pick_device(wanted: str, exported_for: str) -> str:
     Raises:
         InputError: no device has that name.
         PackageError: this version does not know the one that the package was exported for.
-        DeviceError: this installation of onnxruntime does not have it.
+        DeviceError: this installation of onnxruntime does not have it, or lacks kernels for it.
     """
     if wanted not in ("auto", *DEVICES):
         raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
@@ -74,6 +74,12 @@ def pick_device(wanted: str, exported_for: str) -> str:
         raise DeviceError(
             f"device {wanted!r}: onnxruntime {ort.__version__} has no {provider} here, only "
             f"{', '.join(available)}; to add it: {remedy}"
+        )
+    if wanted == "cuda" != exported_for:
+        # It would run, its attention on the CPU: there is no kernel for float32.
+        raise DeviceError(
+            f"device {wanted!r}: the package was exported for {exported_for}; export it again with "
+            f"--device {wanted}, or choose --device {exported_for}"
         )
     return wanted
 

@@ -29,7 +29,7 @@ from support.tiny.mllama import make_mllama
 from support.tiny.qwen2_vl import make_qwen2_vl
 from vlrt_export.exporter import export
 from vlrt_runtime.backends import device_decoder
-from vlrt_runtime.errors import InputError
+from vlrt_runtime.errors import DeviceError, InputError
 from vlrt_runtime.model import Model
 
 MAKERS: dict[str, Callable[..., Path]] = {
@@ -218,6 +218,13 @@ def test_a_penalty_looks_at_logits(package: Path, tmp_path: Path):
     model = Model(with_generation(package, tmp_path / "p", repetition_penalty=1e4), device="cpu")
     answer = model.generate(PROMPT, images=[picture(70, 50)], max_new_tokens=16)
     assert len(set(answer.token_ids)) == 16
+
+
+def test_a_package_for_the_cpu_is_refused(small_package: Path, monkeypatch: pytest.MonkeyPatch):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    with pytest.raises(DeviceError, match=r"exported for cpu; export it again with --device cuda"):
+        Model(small_package, device="cuda")
 
 
 def operators_by_provider(package: Path, device: str, folder: Path) -> dict[str, set[str]]:

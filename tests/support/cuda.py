@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -77,8 +77,8 @@ def _missing(node: ir.Node) -> str | None:
     return f"{name} of {', '.join(bad)}" if bad else None
 
 
-def _refused(values: object, allowed: list[set[str]]) -> Iterator[str]:
-    for place, value in enumerate(values):  # type: ignore[call-overload]
+def _refused(values: Sequence[ir.Value | None], allowed: list[set[str]]) -> Iterator[str]:
+    for place, value in enumerate(values):
         if value is None or not value.name:
             continue
         assert value.dtype is not None, f"{value.name} has no dtype"

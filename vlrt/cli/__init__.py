@@ -129,7 +129,7 @@ def _add_export(commands: Commands) -> None:
         type=int,
         default=4,
         choices=range(5),
-        help="of int8 and int4: 4 is fastest, 0 computes with float32 (default: 4)",
+        help="of int8 and int4 on the CPU: 4 is fastest, 0 computes with float32 (default: 4)",
     )
     command.add_argument(
         "--quantizer",

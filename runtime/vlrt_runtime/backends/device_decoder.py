@@ -110,8 +110,6 @@ class DeviceDecoder:
             if length:
                 array[:, :, :length] = held[name][:, :, :length]
             self._cache[name] = value = ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
-            # On the CPU a value only points at the array.
-            self._inputs[name] = (array, value)
             self._binding.bind_ortvalue_input(name, value)
             self._binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), value)
 
