@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx_ir import DataType, ExternalTensor, Shape
 
 from vlrt_export.checkpoint import DTYPES, Tensor
 from vlrt_export.layers.linear import BLOCK_ELEMENTS
 from vlrt_export.quantize import SMALLEST_SCALE
+from vlrt_export.weights import Table
 from vlrt_export.writer import ALIGNMENT, Unit
 
 __all__ = ["EmbeddingFile"]
@@ -43,6 +46,7 @@ WEIGHT_FORMATS: dict[str, tuple[str, int, Callable[[Rows], tuple[NDArray[Any], .
     "int8": ("I8", 1, _int8),
 }
 AS_STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+AS_ONNX = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16", "int8": "INT8"}
 
 
 class EmbeddingFile:
@@ -78,6 +82,16 @@ class EmbeddingFile:
         self.size = ALIGNMENT + end
         self._offsets = [ALIGNMENT, ALIGNMENT + rows * width * itemsize]
 
+    def table(self, path: Path) -> Table:
+        """The tensors as graphs beside the file may point at them."""
+        rows, width = self.tensor.shape
+        dtype = DataType[AS_ONNX[self.precision]]
+        start, scales = self._offsets
+        weight = _external(path, start, scales - start, dtype, [rows, width])
+        if self.precision != "int8":
+            return Table(weight)
+        return Table(weight, _external(path, scales, 4 * rows, DataType.FLOAT, [rows]))
+
     def units(self) -> Iterator[Unit]:
         """The blocks of rows to make."""
         rows, width = self.tensor.shape
@@ -94,3 +108,11 @@ class EmbeddingFile:
             ]
 
         return write
+
+
+def _external(
+    path: Path, offset: int, length: int, dtype: DataType, shape: list[int]
+) -> ExternalTensor:
+    return ExternalTensor(
+        path.name, offset, length, dtype, shape=Shape(shape), name=path.stem, base_dir=path.parent
+    )

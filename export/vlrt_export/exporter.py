@@ -15,6 +15,7 @@ from vlrt_export.job import Job, Progress
 from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import CALIBRATED, EMBEDDINGS, check_calibration, precision_plan
 from vlrt_export.quantizers import DEFAULT, QUANTIZERS
+from vlrt_export.target import target_for
 from vlrt_export.weights import Factors
 from vlrt_runtime.errors import InputError
 
@@ -30,6 +31,7 @@ def export(
     projector: str | None = None,
     decoder: str | None = None,
     embedding: str = "source",
+    device: str = "cpu",
     block_size: int = 128,
     accuracy_level: int = 4,
     quantizer: str | None = None,
@@ -51,8 +53,11 @@ def export(
         projector: precision of the projector, where it is to differ.
         decoder: precision of the decoder, where it is to differ.
         embedding: of the embedding table: fp32, fp16, int8, or source (as the checkpoint has it).
+        device: to make the graphs for: cpu or cuda. For cuda, activations are float16 unless the
+            precision is fp32, and int4 leaves all but the decoder at fp16.
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
-        accuracy_level: of int8 and int4: 4 multiplies with int8 activations, 0 with float32.
+        accuracy_level: of int8 and int4 on the CPU: 4 multiplies with int8 activations, 0 with
+            float32.
         quantizer: of int8 and int4, see `vlrt_export.quantizers`: rtn, mse, hqq or gptq; mse where
             not given, and gptq with `calibrate`, which is for int4 alone.
         calibrate: prompts for gptq, given a package of the same graphs that it may read.
@@ -76,6 +81,7 @@ def export(
         raise InputError(f"embedding {embedding!r}: expected one of {', '.join(EMBEDDINGS)}")
     overrides = {"vision_encoder": vision, "projector": projector, "decoder": decoder}
     kinds: dict[str, Any] = {"block_size": block_size, "accuracy_level": accuracy_level}
+    kinds["target"] = lowering = target_for(device)
     kinds["quantizer"] = quantizer or (CALIBRATED if calibrate else DEFAULT)
     words = precision_plan(overrides, precision=precision, overrides=overrides, **kinds)
     check_calibration(kinds["quantizer"], words.values(), calibrated=calibrate is not None)
@@ -100,7 +106,7 @@ def export(
             found = replace(found, digests=job.package(target.name, found, report).source.files)
             seen = [key for key, part in plan.items() if QUANTIZERS[part.quantizer].calibrated]
             factors = collect(scratch, calibrate(scratch), seen, scratch / "factors", report)
-        job = Job(checkpoint, family, plan, embedding, folder, factors)
+        job = Job(checkpoint, family, plan, embedding, folder, factors, lowering)
         job.package(name or target.name, found, report, without=scratch)
         for path in folder.iterdir():
             sync(path)

@@ -15,6 +15,7 @@ from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family
 from vlrt_export.sources import Source
+from vlrt_export.target import CPU, Target
 from vlrt_export.tensors import check_tensors
 from vlrt_export.weights import Factors, Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
@@ -50,8 +51,10 @@ class Job:
         embedding: str,
         folder: Path,
         factors: Mapping[str, Factors],
+        target: Target = CPU,
     ) -> None:
         self.checkpoint, self.family, self.plan, self.folder = checkpoint, family, plan, folder
+        self.target = target
         self.config = family.config(checkpoint.config)
         self.runtime = family.runtime(checkpoint, self.config)
         self.generation = assets.generation(
@@ -75,6 +78,8 @@ class Job:
                 plan[graph_name],
                 faults=faults,
                 factors=factors.get(graph_name),
+                target=target,
+                table=self.embedding.table(folder / EMBEDDING),
             )
             self._plan_graph(graph_name, make(weights, self.config))
         inputs = {value.name: value for value in self.models["decoder"].graph.inputs}
@@ -156,7 +161,7 @@ class Job:
             vlrt_version=__version__,
             family=self.family.name,
             name=name,
-            device="cpu",
+            device=self.target.device,
             source=SourceSpec(source.repo, source.revision, digests),
             graphs={key: self._graph_spec(key, model) for key, model in self.models.items()},
             embedding=EmbeddingSpec(EMBEDDING, rows, width, self.embedding.precision),

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlrt_export.quantizers import DEFAULT, QUANTIZERS
+from vlrt_export.target import CPU, Target
 from vlrt_export.weights import PRECISIONS, Precision
 from vlrt_runtime.errors import InputError
 
 __all__ = ["CALIBRATED", "EMBEDDINGS", "check_calibration", "precision_plan"]
 
-# What `--precision` means for the components that are not named. A picture encoder loses much more
-# than a decoder at 4 bits and is read once per picture, not once per token: int4 leaves it at 8.
-REST = {"int4": "int8"}
 CALIBRATED = "gptq"  # the quantiser where there are pictures to calibrate with
 EMBEDDINGS = ("source", "fp32", "fp16", "int8")
 
@@ -25,16 +23,18 @@ def precision_plan(
     block_size: int = 128,
     accuracy_level: int = 4,
     quantizer: str = DEFAULT,
+    target: Target = CPU,
 ) -> dict[str, Precision]:
     """A precision for each graph.
 
     Args:
         graphs: names of the family's graphs.
-        precision: for the whole; int4 means an int4 decoder and int8 for the rest.
+        precision: for the whole; int4 means an int4 decoder and what the target has for the rest.
         overrides: graph name -> precision, where given.
         block_size: weights that share a scale.
         accuracy_level: of MatMulNBits.
         quantizer: of int8 and int4; calibrated ones are for int4 alone.
+        target: what the graphs are made for.
 
     Raises:
         InputError: a precision is unknown, or a graph does not exist.
@@ -47,12 +47,13 @@ def precision_plan(
     if unknown:
         raise InputError(f"{', '.join(unknown)}: this family has only {', '.join(names)}")
     Precision(quantizer=quantizer)  # a bad word is told even where no part is int4
-    rest = REST.get(precision, precision)
+    rest = target.rest.get(precision, precision)
+    level = accuracy_level if target.integer_activations else 0
     kinds = {name: precision if name == "decoder" else rest for name in names} | given
     # At 8 bits rounding costs nothing that pictures could win back.
     other = DEFAULT if QUANTIZERS[quantizer].calibrated else quantizer
     return {
-        name: Precision(kind, block_size, accuracy_level, quantizer if kind == "int4" else other)
+        name: Precision(kind, block_size, level, quantizer if kind == "int4" else other)
         for name, kind in kinds.items()
     }
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.checkpoint import DTYPES, Checkpoint, Tensor
 from vlrt_export.quantizers import DEFAULT, QUANTIZERS
+from vlrt_export.target import CPU, Target
 from vlrt_runtime.errors import InputError
 
-__all__ = ["PRECISIONS", "Factors", "Faults", "Fill", "Precision", "Weights"]
+__all__ = ["PRECISIONS", "Factors", "Faults", "Fill", "Precision", "Table", "Weights"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -33,7 +35,7 @@ class Precision:
     """How the matrices of one component are stored.
 
     Attributes:
-        kind: fp32, fp16 (stored so, computed in fp32), int8 or int4 (block-wise).
+        kind: fp32, fp16 (on the CPU stored so and computed in fp32), int8 or int4 (block-wise).
         block_size: weights that share a scale and a zero point.
         accuracy_level: of MatMulNBits; 4 computes with int8 activations, 0 with float32.
         quantizer: how int8 and int4 are made: a name of `vlrt_export.quantizers`.
@@ -72,6 +74,17 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The file of the embedding table as graphs may point at it.
+
+    `weight` and `scales` (of int8 alone) are its tensors.
+    """
+
+    weight: ir.ExternalTensor
+    scales: ir.ExternalTensor | None = None
+
+
+@dataclass(frozen=True)
 class Faults:
     """Tensors that were asked for and are not there, or not in the shape that was asked for."""
 
@@ -87,8 +100,11 @@ class Weights:
         checkpoint: notes which of its tensors were taken.
         tensors: canonical name -> tensor.
         precision: read by `Linear` alone.
+        target: the device that the graph is made for.
         faults: gathered while graphs are built, so that one error can name them all.
         factors: what calibration saw, by the name of a graph's parameter; read by `Linear` alone.
+        table: the embedding table's file, for graphs that look rows up.
+        dtype: of activations, and of parameters that are no matrices.
     """
 
     checkpoint: Checkpoint
@@ -97,6 +113,22 @@ class Weights:
     prefix: str = ""
     faults: Faults = field(default_factory=Faults)
     factors: Factors | None = None
+    target: Target = CPU
+    table: Table | None = None
+    dtype: ir.DataType = field(init=False)
+
+    def __post_init__(self) -> None:
+        compute = self.target.compute.get(self.precision.kind, ir.DataType.FLOAT)
+        object.__setattr__(self, "dtype", compute)
+
+    @property
+    def wide(self) -> Weights:
+        """The same with float32 activations.
+
+        For what is added up from layer to layer: in picture encoders it grows beyond what float16
+        holds, while every layer reads it through a norm.
+        """
+        return replace(self, target=replace(self.target, compute={}))
 
     def at(self, name: str) -> Weights:
         """The same, seen from one level down."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,19 +80,21 @@ class Generation:
         length = len(layout.token_ids)
         limit = min(self.max_new_tokens, settings.max_context - length)
         decoder.reserve(length + min(limit, AHEAD))
-        logits = model.prefill(decoder, layout, embeds)[-1]
+        # A penalty looks at all logits; else the ids are enough, and may be all that is copied.
+        run = decoder.next_ids if settings.repetition_penalty == 1.0 else decoder.run
+        scores = model.prefill(decoder, layout, embeds, run)[-1]
         clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
 
-        def choose(logits: NDArray[np.float32]) -> int:
-            seen.append(token := model.choose(logits, seen))
+        def choose(scores: Any) -> int:
+            seen.append(token := model.choose(scores, seen))
             clock.token()
             return token
 
         return (
             yield from greedy(
-                logits,
-                partial(model.step, decoder, layout),
+                scores,
+                partial(model.step, decoder, layout, run=run),
                 stop_ids=settings.stop_ids,
                 max_new_tokens=limit,
                 choose=choose,

@@ -12,15 +12,16 @@ __all__ = ["FinishReason", "greedy", "penalize"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Logits = NDArray[np.float32]
+Scores = Any  # logits [vocab], or what `choose` makes an id of in their place
 
 
 def greedy(
-    logits: Logits,
-    step: Callable[[int], Logits],
+    logits: Scores,
+    step: Callable[[int], Scores],
     *,
     stop_ids: Collection[int],
     max_new_tokens: int,
-    choose: Callable[[Logits], int] = lambda logits: int(np.argmax(logits)),
+    choose: Callable[[Scores], int] = lambda logits: int(np.argmax(logits)),
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[int, None, FinishReason]:
     """Yields the new token ids, without the one that stops; returns why it ended.

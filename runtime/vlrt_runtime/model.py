@@ -31,6 +31,7 @@ DEFAULT_NEW_TOKENS = 256
 EMBEDS = "image_embeds"  # the projector's output that takes the place of placeholders
 ONE_VIDEO = (str, os.PathLike, Video)
 ONE_PICTURE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray)
+Run = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]  # a decoder's `run` or `next_ids`
 Prompt = str | Sequence[Message]
 
 
@@ -232,27 +233,49 @@ class Model:
         return static
 
     def prefill(
-        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Runs the prompt through the decoder; logits [1, vocab] of its last position."""
+        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32], run: Run | None = None
+    ) -> NDArray[Any]:
+        """Runs the prompt through the decoder.
+
+        Returns:
+            Logits [1, vocab] of the last position, or what else `run` gives for it.
+        """
+        run = run or decoder.run
         length = len(layout.token_ids)
         rows = layout.prefill_rows or length
         for start in range(0, length - rows, rows):
-            decoder.run(layout.inputs(embeds[:, start : start + rows], start))
+            run(layout.inputs(embeds[:, start : start + rows], start))
         start = (length - 1) // rows * rows
-        return decoder.run(layout.inputs(embeds[:, start:], start))
+        return run(layout.inputs(embeds[:, start:], start))
 
-    def step(self, decoder: Decoder, layout: Layout, token: int) -> NDArray[np.float32]:
-        """Runs one token of the answer through the decoder; the next one's logits [vocab]."""
-        row = self.embed(np.array([token]))[None]
-        return decoder.run(layout.step(token, row, decoder.length))[-1]
+    def step(
+        self, decoder: Decoder, layout: Layout, token: int, run: Run | None = None
+    ) -> NDArray[Any]:
+        """Runs one token of the answer through the decoder; the next one's logits [vocab].
 
-    def choose(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
-        """The next token by greedy decoding; applies the checkpoint's penalty to `logits`."""
+        Or what else `run` gives for its position.
+        """
+        ids = np.array([token])
+        row = self.embed(ids)[None]
+        inputs = layout.step(token, row, decoder.length)
+        if decoder.looks_up and inputs["inputs_embeds"] is row:  # as the table has it
+            inputs = inputs | {"inputs_embeds": row[:, :0], "token_ids": ids[None]}
+        return (run or decoder.run)(inputs)[-1]
+
+    def choose(self, scores: Any, seen: Sequence[int]) -> int:
+        """The next token by greedy decoding.
+
+        Args:
+            scores: logits [vocab], to which the checkpoint's penalty is applied, or an id that a
+                decoder picked itself.
+            seen: ids so far.
+        """
+        if np.ndim(scores) == 0:
+            return int(scores)
         penalty = self.manifest.generation.repetition_penalty
         if penalty != 1.0:
-            penalize(logits, seen, penalty)
-        return int(np.argmax(logits))
+            penalize(scores, seen, penalty)
+        return int(np.argmax(scores))
 
     def _template(self) -> Callable[[Sequence[Message]], str] | None:
         path = self.package.path("chat_template.jinja")

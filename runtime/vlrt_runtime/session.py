@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,31 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.errors import DeviceError, InputError, PackageError
 
-__all__ = ["DEVICES", "Graph", "Session", "default_threads", "open_session", "ort", "pick_device"]
+__all__ = [
+    "DEVICES",
+    "DTYPES",
+    "Graph",
+    "Session",
+    "as_dtype",
+    "default_threads",
+    "open_session",
+    "ort",
+    "pick_device",
+]
 
 ort: Any = onnxruntime  # it has no types; all of vlrt takes it from here
 Session = Any  # onnxruntime.InferenceSession
 
 Array = NDArray[Any]
+
+# dtypes of graphs' inputs and outputs
+DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+LARGEST_HALF = 65504  # of float16
 
 # device -> (execution provider, what to install where it is missing)
 DEVICES = {
@@ -36,7 +58,7 @@ def pick_device(wanted: str, exported_for: str) -> str:
     Raises:
         InputError: no device has that name.
         PackageError: this version does not know the one that the package was exported for.
-        DeviceError: this installation of onnxruntime does not have it.
+        DeviceError: this installation of onnxruntime does not have it, or lacks kernels for it.
     """
     if wanted not in ("auto", *DEVICES):
         raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
@@ -52,6 +74,12 @@ def pick_device(wanted: str, exported_for: str) -> str:
         raise DeviceError(
             f"device {wanted!r}: onnxruntime {ort.__version__} has no {provider} here, only "
             f"{', '.join(available)}; to add it: {remedy}"
+        )
+    if wanted == "cuda" != exported_for:
+        # It would run, its attention on the CPU: there is no kernel for float32.
+        raise DeviceError(
+            f"device {wanted!r}: the package was exported for {exported_for}; export it again with "
+            f"--device {wanted}, or choose --device {exported_for}"
         )
     return wanted
 
@@ -69,6 +97,8 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
         PackageError: onnxruntime cannot load it.
         DeviceError: the device was there but could not be used.
     """
+    if device == "cuda":
+        _preload_libraries()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings are about choices made on purpose
@@ -85,16 +115,35 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
         ) from error
     if provider not in session.get_providers():
         raise DeviceError(
-            f"device {device!r}: onnxruntime could not start {provider}; check the driver"
+            f"device {device!r}: onnxruntime could not start {provider}; check the driver "
+            "(nvidia-smi), pip install 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu"
         )
     return session
+
+
+def as_dtype(array: Array, dtype: Any) -> Array:
+    """The array as a graph wants it; in float16, numbers beyond its range become its largest."""
+    if array.dtype == dtype:
+        return array
+    if dtype == np.float16:
+        array = np.clip(array, -LARGEST_HALF, LARGEST_HALF)
+    return array.astype(dtype)
+
+
+@cache
+def _preload_libraries() -> None:
+    """Finds CUDA and cuDNN where pip installed them; what is missing is told by the session."""
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with redirect_stdout(StringIO()):  # it prints, where answers are to stand alone
+            preload()
 
 
 class Graph:
     """A stateless graph: arrays by name in, arrays by name out. Safe to call from any thread."""
 
     def __init__(self, session: Session) -> None:
-        self.inputs: list[str] = [value.name for value in session.get_inputs()]
+        self.inputs = {value.name: DTYPES[value.type] for value in session.get_inputs()}
         self.outputs: list[str] = [value.name for value in session.get_outputs()]
         self._session = session
         self._options = ort.RunOptions()
@@ -103,6 +152,9 @@ class Graph:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the graph on the inputs it has; what else is in `inputs` is left alone."""
-        feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
+        feed = {
+            name: np.ascontiguousarray(as_dtype(inputs[name], dtype))
+            for name, dtype in self.inputs.items()
+        }
         results = self._session.run(self.outputs, feed, self._options)
         return dict(zip(self.outputs, results, strict=True))

@@ -129,7 +129,7 @@ def _add_export(commands: Commands) -> None:
         type=int,
         default=4,
         choices=range(5),
-        help="of int8 and int4: 4 is fastest, 0 computes with float32 (default: 4)",
+        help="of int8 and int4 on the CPU: 4 is fastest, 0 computes with float32 (default: 4)",
     )
     command.add_argument(
         "--quantizer",
@@ -151,7 +151,12 @@ def _add_export(commands: Commands) -> None:
         "--projector-file", metavar="FILE", help="and the projector's weights (.safetensors, .bin)"
     )
     command.add_argument("--target", choices=("onnx",), default="onnx", help="kind of graphs")
-    command.add_argument("--device", choices=("cpu",), default="cpu", help="to export for")
+    command.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="to export for; on cuda int4 keeps vision and projector at fp16 (default: cpu)",
+    )
     command.add_argument("--force", action="store_true", help="replace an existing package")
 
 

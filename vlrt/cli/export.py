@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
             projector=args.projector,
             decoder=args.decoder,
             embedding=args.embedding,
+            device=args.device,
             block_size=args.block_size,
             accuracy_level=args.accuracy_level,
             quantizer=args.quantizer,

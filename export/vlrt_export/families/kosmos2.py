@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript import nn
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import image_config, image_parameters, square_parameters
@@ -39,16 +38,17 @@ class VisionEncoder(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.config, weights = config.vision, weights.at("vision_model.model")
+        self.config, self.dtype = config.vision, weights.dtype
+        weights = weights.at("vision_model.model")
         hidden, eps = self.config.hidden_size, self.config.layer_norm_eps
         self.vit = ViT(weights, self.config)
-        self.norm = LayerNorm(weights, "post_layernorm", hidden, eps)
+        self.norm = LayerNorm(weights.wide, "post_layernorm", hidden, eps)
 
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's input and yields its output."""
         op, side = builder.op, self.config.image_size
         shape = [1, self.config.num_channels, side, side]
-        x = self.norm(op, self.vit(op, builder.input("pixel_values", FLOAT, shape)))
+        x = self.norm(op, self.vit(op, builder.input("pixel_values", self.dtype, shape)))
         length = op.Sqrt(op.ReduceSum(op.Mul(x, x), [-1], keepdims=1))
         yield "image_features", op.Div(x, op.Max(length, op.Constant(value_float=SMALLEST_NORM)))
 
@@ -59,9 +59,8 @@ class Resampler(Layer):
     def __init__(self, weights: Weights, rows: int, hidden: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.latents = nn.Parameter([rows, hidden], FLOAT)
         tensor = weights.take("latent_query", (rows, hidden))
-        self.fill([tensor], [self.latents], lambda block: (block,), rows)
+        self.latents = self.plain(weights, [tensor], [rows, hidden], rows)
         weights = weights.at("x_attn")
         self.query = Linear(weights, "q_proj", hidden, hidden, bias=True)
         self.key_value = Linear(weights, ["k_proj", "v_proj"], hidden, [hidden, hidden], bias=True)

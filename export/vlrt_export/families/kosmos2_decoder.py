@@ -13,10 +13,11 @@ from onnxscript import nn
 
 from vlrt_export.families.kosmos2_config import TextConfig
 from vlrt_export.layers.attention import Cache, CachedAttention
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import FLOAT, Layer, add, cast
 from vlrt_export.layers.basic import LayerNorm, activation
 from vlrt_export.layers.linear import Linear, language_head
 from vlrt_export.layers.llama import last_rows
+from vlrt_export.layers.tokens import Tokens
 from vlrt_export.weights import Weights
 
 __all__ = ["TextDecoder"]
@@ -44,13 +45,13 @@ class TextLayer(Layer):
         self.second = Linear(ffn, "fc2", inner, hidden, bias=True)
 
     def forward(self, op: Any, x: Any, cache: Cache, last: Any = None) -> Any:
-        """X [1, s, hidden] -> the same shape; with `last` (int64 [1]) only so many last rows."""
+        """X float32 [1, s, hidden] -> the same; with `last` (int64 [1]) only so many last rows."""
         rows = self.attention(op, self.attention_norm(op, x), None, None, cache)
         if last is not None:
             rows, x = last_rows(op, rows, last), last_rows(op, x, last)
-        x = op.Add(x, self.attention.output(op, self.inner_norm(op, rows)))
+        x = add(op, x, self.attention.output(op, self.inner_norm(op, rows)))
         inner = activation(op, self.first(op, self.ffn_norm(op, x)), self.act)
-        return op.Add(x, self.second(op, self.ffn_inner_norm(op, inner)))
+        return add(op, x, self.second(op, self.ffn_inner_norm(op, inner)))
 
 
 class TextDecoder(Layer):
@@ -61,7 +62,8 @@ class TextDecoder(Layer):
 
     def __init__(self, weights: Weights, head: Weights, config: TextConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cache_dtype = config, weights.target.cache
+        self.tokens = Tokens(weights, config.hidden_size)
         self.layers = nn.ModuleList(
             [TextLayer(weights.at(f"layers.{i}"), config) for i in range(config.num_hidden_layers)]
         )
@@ -77,12 +79,14 @@ class TextDecoder(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the decoder's inputs and yields its outputs."""
         op, config = builder.op, self.config
-        x = builder.input("inputs_embeds", FLOAT, [1, "sequence", config.hidden_size])
+        x = cast(op, self.tokens.rows(builder), FLOAT)
         num_logits = builder.input("num_logits", ir.DataType.INT64, [1])
         heads = config.num_attention_heads
-        cache = Cache.inputs(builder, config.num_hidden_layers, heads, config.head_dim)
+        cache = Cache.inputs(
+            builder, self.cache_dtype, config.num_hidden_layers, heads, config.head_dim
+        )
         final = config.num_hidden_layers - 1
         for i, layer in enumerate(self.layers):
             x = layer(op, x, cache, num_logits if i == final else None)
-        yield "logits", self.head(op, self.norm(op, x))
+        yield from self.tokens.scores(op, self.head(op, self.norm(op, x)))
         yield from cache.outputs()

@@ -84,7 +84,7 @@ class Decoder(LlamaDecoder):
     """Llama with layers that look at pictures."""
 
     def __init__(self, weights: Weights, config: Any) -> None:
-        self.tokens, self.crosses = config.vision.tokens, len(config.cross_attention_layers)
+        self.tile_rows, self.crosses = config.vision.tokens, len(config.cross_attention_layers)
         text = weights.at("language_model")
         others = {
             i: CrossLayer(text.at(f"layers.{i}"), config.decoder, place)
@@ -98,13 +98,13 @@ class Decoder(LlamaDecoder):
         shape = [1, config.num_key_value_heads, "image_tokens", config.head_dim]
         names = [f"cross_key_values.{i}" for i in range(self.crosses)]
         states = [
-            tuple(builder.input(f"{name}.{part}", FLOAT, shape) for part in ("key", "value"))
+            tuple(builder.input(f"{name}.{part}", self.dtype, shape) for part in ("key", "value"))
             for name in names
         ]
-        mask = builder.input("cross_attention_mask", FLOAT, [1, "sequence", "tiles"])
-        rows = builder.input("cross_attention_rows", FLOAT, [1, "sequence", 1])
+        mask = builder.input("cross_attention_mask", self.dtype, [1, "sequence", "tiles"])
+        rows = builder.input("cross_attention_rows", self.dtype, [1, "sequence", 1])
         groups = config.num_attention_heads // config.num_key_value_heads
-        bias = op.Expand(op.Unsqueeze(mask, [2, 4]), [1, 1, groups, 1, self.tokens])
+        bias = op.Expand(op.Unsqueeze(mask, [2, 4]), [1, 1, groups, 1, self.tile_rows])
         return CrossContext(
             **vars(context),
             there=op.Greater(op.Size(mask), 0),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlrt_export.layers.base import FLOAT, Layer, contrib
+from vlrt_export.layers.base import Layer, add, contrib
 from vlrt_export.layers.basic import MLP, LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
@@ -93,7 +93,7 @@ class TileAttention(Layer):
         start, end, axis = op.Constant(value_ints=[0]), op.Shape(x, start=1, end=2), [1]
         seeing, filling = op.Slice(q, start, real, axis), op.Slice(q, real, end, axis)
         seen = [op.Slice(rows, start, real, axis) for rows in (k, v)]
-        shape = (FLOAT, [1, None, self.hidden])
+        shape = (q.dtype, [1, None, self.hidden])
         parts = [
             contrib(op, "MultiHeadAttention", *qkv, outputs=[shape], num_heads=self.heads)
             for qkv in ((seeing, k, v), (filling, *seen))
@@ -120,8 +120,8 @@ class VisionLayer(Layer):
             self.gate_mlp = self.vector(weights, "gate_ffn", [1])
 
     def forward(self, op: Any, x: Any, real: Any) -> Any:
-        """X [1, S, hidden] -> the same shape."""
+        """X float32 [1, S, hidden] -> the same."""
         y = self.attention(op, self.norm1(op, x), real)
-        x = op.Add(x, op.Mul(op.Tanh(self.gate_attention), y) if self.gated else y)
+        x = add(op, x, op.Mul(op.Tanh(self.gate_attention), y) if self.gated else y)
         y = self.mlp(op, self.norm2(op, x))
-        return op.Add(x, op.Mul(op.Tanh(self.gate_mlp), y) if self.gated else y)
+        return add(op, x, op.Mul(op.Tanh(self.gate_mlp), y) if self.gated else y)

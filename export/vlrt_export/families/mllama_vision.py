@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript import nn
 
 from vlrt_export.families.mllama_layers import VisionConfig, VisionLayer, arrangements
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import FLOAT, Layer, cast
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.table import Table
@@ -29,7 +29,7 @@ class TileEmbedding(Layer):
         sets = len(arrangements(config.max_num_tiles)) + 1
         shape = (config.max_num_tiles, 1, config.hidden_size)
         self.table = Table(weights, "embedding.weight", sets, shape)
-        self.gate = self.vector(weights, "gate", [1])
+        self.gate = self.vector(weights.wide, "gate", [1])
 
     def forward(self, op: Any, ratio: Any) -> Any:
         """Ratio int64 [1] -> [tiles, 1, hidden]."""
@@ -45,10 +45,9 @@ class Positions(Layer):
         sets = len(arrangements(config.max_num_tiles)) + 1
         shape = (config.max_num_tiles, tokens, hidden)
         self.table = Table(weights, "tile_embedding.weight", sets, shape)
-        self.gate = self.vector(weights, "gate", [1])
-        self.weight = nn.Parameter([tokens, hidden], FLOAT)
+        self.gate = self.vector(weights.wide, "gate", [1])
         places = weights.take("embedding", (tokens, hidden))
-        self.fill([places], [self.weight], lambda rows: (rows,), 64)
+        self.weight = self.plain(weights.wide, [places], [tokens, hidden], 64)
 
     def forward(self, op: Any, ratio: Any) -> Any:
         """Ratio int64 [1] -> [tiles, tokens, hidden]."""
@@ -67,19 +66,19 @@ class Embeddings(Layer):
         # The kernel of the published Conv2d covers a patch exactly, so it is one matrix.
         shape = (hidden, channels, side, side)
         self.patch = Linear(weights, "patch_embedding", channels * side**2, hidden, shape=shape)
-        self.class_row = self.vector(weights, "class_embedding", [hidden])
+        self.class_row = self.vector(weights.wide, "class_embedding", [hidden])
         self.tile = TileEmbedding(weights.at("pre_tile_positional_embedding"), config)
         self.positions = Positions(weights.at("gated_positional_embedding"), config)
-        self.norm = LayerNorm(weights, "layernorm_pre", hidden, OUTER_EPS)
+        self.norm = LayerNorm(weights.wide, "layernorm_pre", hidden, OUTER_EPS)
 
     def forward(self, op: Any, pixels: Any, ratio: Any) -> Any:
-        """Pixels [1, tiles, channels, H, W], ratio int64 [1] -> [1, tiles * tokens, hidden]."""
+        """Pixels [1, tiles, channels, H, W], ratio int64 [1] -> float32 [1, rows, hidden]."""
         config = self.config
         tiles, channels, hidden = config.max_num_tiles, config.num_channels, config.hidden_size
         side, grid = config.patch_size, config.image_size // config.patch_size
         x = op.Reshape(pixels, [tiles, channels, grid, side, grid, side])
         x = op.Transpose(x, perm=[0, 2, 4, 1, 3, 5])
-        x = self.patch(op, op.Reshape(x, [tiles, grid**2, self.patch.k]))
+        x = cast(op, self.patch(op, op.Reshape(x, [tiles, grid**2, self.patch.k])), FLOAT)
         x = op.Add(x, self.tile(op, ratio))
         x = op.Concat(op.Expand(self.class_row, [tiles, 1, hidden]), x, axis=1)
         x = self.norm(op, op.Add(x, self.positions(op, ratio)))
@@ -95,10 +94,11 @@ class VisionEncoder(Layer):
 
     def __init__(self, weights: Weights, config: Any) -> None:
         super().__init__()
-        self.config = config = config.vision
+        self.config, self.dtype = config.vision, weights.dtype
+        config = config.vision
         weights = weights.at("vision_model")
         self.embeddings = Embeddings(weights, config)
-        self.norm = LayerNorm(weights, "layernorm_post", config.hidden_size, OUTER_EPS)
+        self.norm = LayerNorm(weights.wide, "layernorm_post", config.hidden_size, OUTER_EPS)
         self.tile = TileEmbedding(weights.at("post_tile_positional_embedding"), config)
         at = weights.at("transformer.layers")
         self.local_layers = nn.ModuleList(
@@ -119,7 +119,9 @@ class VisionEncoder(Layer):
         """Declares the graph's inputs and yields its output."""
         op, config = builder.op, self.config
         tiles, side, hidden = config.max_num_tiles, config.image_size, config.hidden_size
-        pixels = builder.input("pixel_values", FLOAT, [1, tiles, config.num_channels, side, side])
+        pixels = builder.input(
+            "pixel_values", self.dtype, [1, tiles, config.num_channels, side, side]
+        )
         ratio = builder.input("aspect_ratio_id", ir.DataType.INT64, [1])
         used = [1] + [rows * columns for rows, columns in arrangements(tiles)]
         real = op.Mul(op.Gather(op.Constant(value_ints=used), ratio), [config.tokens])

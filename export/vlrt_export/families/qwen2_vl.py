@@ -16,7 +16,7 @@ from onnxscript import nn
 from vlrt_export.families import Family
 from vlrt_export.families.qwen2_vl_config import Config, runtime
 from vlrt_export.layers.attention import Attention
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import FLOAT, Layer, add, cast
 from vlrt_export.layers.basic import MLP, LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.layers.llama import LlamaDecoder
@@ -39,9 +39,9 @@ class VisionBlock(Layer):
         self.mlp = MLP(weights.at("mlp"), names, (hidden, inner, hidden), config.hidden_act)
 
     def forward(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
-        """X [1, patches, embed_dim] -> the same shape."""
-        x = op.Add(x, self.attention(op, self.norm1(op, x), cos, sin))
-        return op.Add(x, self.mlp(op, self.norm2(op, x)))
+        """X float32 [1, patches, embed_dim] -> the same."""
+        x = add(op, x, self.attention(op, self.norm1(op, x), cos, sin))
+        return add(op, x, self.mlp(op, self.norm2(op, x)))
 
 
 class VisionEncoder(Layer):
@@ -49,7 +49,7 @@ class VisionEncoder(Layer):
 
     def __init__(self, weights: Weights, config: Config) -> None:
         super().__init__()
-        self.config, weights = config, weights.at("visual")
+        self.config, self.dtype, weights = config, weights.dtype, weights.at("visual")
         shape = (config.embed_dim, *config.patch_shape)
         k = shape[1] * shape[2] * shape[3] * shape[4]
         # The kernel of the published Conv3d covers a patch exactly, so it is one matrix.
@@ -61,10 +61,10 @@ class VisionEncoder(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the graph's inputs and yields its output."""
         op, config = builder.op, self.config
-        x = builder.input("pixel_values", FLOAT, [1, "patches", self.patch.k])
+        x = builder.input("pixel_values", self.dtype, [1, "patches", self.patch.k])
         table = [1, "patches", config.embed_dim // config.num_heads // 2]
-        cos, sin = builder.input("cos", FLOAT, table), builder.input("sin", FLOAT, table)
-        x = self.patch(op, x)
+        cos, sin = (builder.input(name, self.dtype, table) for name in ("cos", "sin"))
+        x = cast(op, self.patch(op, x), FLOAT)
         for block in self.blocks:
             x = block(op, x, cos, sin)
         yield "image_features", x

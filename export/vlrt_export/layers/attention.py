@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from vlrt_export.layers.base import FLOAT, Layer, contrib
+from vlrt_export.layers.base import Layer, cast, contrib
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
 
@@ -35,13 +35,15 @@ class Cache:
     present: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
 
     @classmethod
-    def inputs(cls, builder: Any, layers: int, kv_heads: int, head_dim: int) -> Cache:
+    def inputs(
+        cls, builder: Any, dtype: ir.DataType, layers: int, kv_heads: int, head_dim: int
+    ) -> Cache:
         """Declares the inputs: two buffers per layer, and the length with the new positions."""
         shape = [1, kv_heads, "max_length", head_dim]
         past = [
             (
-                builder.input(f"past_key_values.{i}.key", FLOAT, shape),
-                builder.input(f"past_key_values.{i}.value", FLOAT, shape),
+                builder.input(f"past_key_values.{i}.key", dtype, shape),
+                builder.input(f"past_key_values.{i}.value", dtype, shape),
             )
             for i in range(layers)
         ]
@@ -97,6 +99,7 @@ class CachedAttention(Layer):
             qk = rotary(op, qk, cos, sin, self.heads + self.kv_heads)
         q, k = op.Split(qk, [query, key], axis=-1, _outputs=2)
         past = cache.past[len(cache.present)]
+        q, k, v = (cast(op, rows, past[0].dtype) for rows in (q, k, v))
         rows, *present = contrib(
             op,
             "GroupQueryAttention",
@@ -111,7 +114,7 @@ class CachedAttention(Layer):
             kv_num_heads=self.kv_heads,
         )
         cache.present.append((present[0], present[1]))
-        return rows
+        return cast(op, rows, x.dtype)
 
     @property
     def split(self) -> tuple[int, int, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.weights import Fill, Make, Weights
 
-__all__ = ["FLOAT", "Layer", "contrib", "parameter_shape"]
+__all__ = ["FLOAT", "Layer", "add", "cast", "contrib", "parameter_shape", "stored"]
 
 FLOAT = ir.DataType.FLOAT
 VECTOR_ROWS = 1 << 17  # elements of a vector that are made at a time
@@ -26,11 +28,18 @@ class Layer(nn.Module):
         self.fills: list[Fill] = []
 
     def vector(self, weights: Weights, names: str | Sequence[str], sizes: Sequence[int]) -> Any:
-        """A float32 parameter: vectors of these names and sizes, end to end."""
+        """A parameter: vectors of these names and sizes, end to end."""
         names = [names] if isinstance(names, str) else names
         tensors = tuple(weights.take(name, (n,)) for name, n in zip(names, sizes, strict=True))
-        parameter = nn.Parameter([sum(sizes)], FLOAT)
-        self.fill(tensors, (parameter,), lambda rows: (rows,), VECTOR_ROWS)
+        return self.plain(weights, tensors, [sum(sizes)], VECTOR_ROWS)
+
+    def plain(
+        self, weights: Weights, tensors: Any, shape: Sequence[int], block_rows: int
+    ) -> nn.Parameter:
+        """A parameter that holds tensors as they are, in the dtype of activations."""
+        dtype = weights.dtype
+        parameter = nn.Parameter(shape, dtype)
+        self.fill(tensors, (parameter,), lambda rows: (stored(rows, dtype),), block_rows)
         return parameter
 
     def fill(self, tensors: Any, parameters: Any, make: Make, block_rows: int) -> None:
@@ -42,6 +51,28 @@ def parameter_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """The shape of a parameter as plain integers."""
     assert parameter.shape is not None, "layers give every parameter a shape"
     return tuple(parameter.shape.numpy())
+
+
+def stored(rows: NDArray[np.float32], dtype: ir.DataType) -> NDArray[Any]:
+    """Numbers in a floating dtype.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    limit = float(np.finfo(dtype.numpy()).max)
+    if np.abs(rows).max() > limit:
+        raise ValueError(f"holds values beyond {limit:g}; choose another precision")
+    return rows.astype(dtype.numpy(), copy=False)
+
+
+def cast(op: Any, x: Any, dtype: ir.DataType | None) -> Any:
+    """X in that dtype: itself where it has it."""
+    return x if x.dtype == dtype else op.Cast(x, to=dtype)
+
+
+def add(op: Any, x: Any, y: Any) -> Any:
+    """X + y in x's dtype: what layers add to what goes past them."""
+    return op.Add(x, cast(op, y, x.dtype))
 
 
 def contrib(op: Any, op_type: str, *inputs: Any, outputs: Sequence[Like], **attributes: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlrt_export.layers.base import Layer, contrib
+from vlrt_export.layers.base import FLOAT, Layer, cast, contrib
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
 from vlrt_runtime.errors import CheckpointError
@@ -37,17 +37,19 @@ class RMSNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """(x - mean) / std * weight + bias over the last axis."""
+    """(x - mean) / std * weight + bias over the last axis, in float32."""
 
     def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = self.vector(weights, f"{name}.weight", [size])
-        self.bias = self.vector(weights, f"{name}.bias", [size])
+        self.eps, self.dtype = eps, weights.dtype
+        self.weight = self.vector(weights.wide, f"{name}.weight", [size])
+        self.bias = self.vector(weights.wide, f"{name}.bias", [size])
 
     def forward(self, op: Any, x: Any) -> Any:
         """X [..., size] -> the same shape."""
-        return op.LayerNormalization(x, self.weight, self.bias, axis=-1, epsilon=self.eps)
+        x = cast(op, x, FLOAT)
+        y = op.LayerNormalization(x, self.weight, self.bias, axis=-1, epsilon=self.eps)
+        return cast(op, y, self.dtype)
 
 
 def activation(op: Any, x: Any, kind: str) -> Any:

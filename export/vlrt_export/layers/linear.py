@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from vlrt_export.layers.base import FLOAT, Layer, contrib
+from vlrt_export.layers.base import FLOAT, Layer, cast, contrib, stored
 from vlrt_export.quantizers import QUANTIZERS
 from vlrt_export.weights import Weights
 
@@ -61,7 +61,7 @@ class Linear(Layer):
 
     def forward(self, op: Any, x: Any) -> Any:
         """X [..., k] -> [..., n]."""
-        return self.storage.matmul(op, x, self.bias)
+        return self.storage.matmul(op, cast(op, x, self.storage.compute), self.bias)
 
 
 def language_head(table: Weights, head: Weights, hidden: int, vocab: int, *, tied: bool) -> Linear:
@@ -78,10 +78,9 @@ class Plain:
 
     dtype = FLOAT
     elements = BLOCK_ELEMENTS
-    limit = float(np.finfo(np.float32).max)
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:
-        self.n = n
+        self.n, self.compute = n, weights.dtype
         self.weight = nn.Parameter([n, k], self.dtype)
         self.parameters = {"weight": self.weight}
 
@@ -91,23 +90,20 @@ class Plain:
         Raises:
             ValueError: a value does not fit.
         """
-        if np.abs(rows).max() > self.limit:
-            raise ValueError(f"holds values beyond {self.limit:g}; choose another precision")
-        return (rows.astype(self.dtype.numpy(), copy=False),)
+        return (stored(rows, self.dtype),)
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
         """X Wᵀ + b."""
-        weight = self.weight if self.dtype == FLOAT else op.Cast(self.weight, to=FLOAT)
-        out = (FLOAT, [*x.shape[:-1], self.n])
+        weight = cast(op, self.weight, self.compute)
+        out = (self.compute, [*x.shape[:-1], self.n])
         y = contrib(op, "FusedMatMul", x, weight, outputs=[out], transB=1)
         return y if bias is None else op.Add(y, bias)
 
 
 class Half(Plain):
-    """float16 on disk. On the CPU onnxruntime widens it once, when it loads the graph."""
+    """float16 on disk; onnxruntime widens it once, at loading, for graphs in float32."""
 
     dtype = ir.DataType.FLOAT16
-    limit = float(np.finfo(np.float16).max)
 
 
 class Blockwise:
@@ -118,12 +114,13 @@ class Blockwise:
     def __init__(self, weights: Weights, n: int, k: int) -> None:
         precision, self.factors = weights.precision, weights.factors
         self.k, self.n, self.block = k, n, precision.block_size
+        self.compute, self.fused_bias = weights.dtype, weights.target.fused_bias
         self.level = precision.accuracy_level
         self.quantizer = QUANTIZERS[precision.quantizer]
         self.elements = self.quantizer.elements
         blocks, uint8 = -(-k // self.block), ir.DataType.UINT8
         self.weight = nn.Parameter([n, blocks, self.block * self.bits // 8], uint8)
-        self.scales = nn.Parameter([n, blocks], FLOAT)
+        self.scales = nn.Parameter([n, blocks], self.compute)
         self.zeros = nn.Parameter([n, -(-blocks * self.bits // 8)], uint8)
         self.parameters = {"weight": self.weight, "scales": self.scales, "zeros": self.zeros}
 
@@ -133,11 +130,12 @@ class Blockwise:
         if self.quantizer.calibrated:
             assert self.factors is not None, "calibrated quantisers come with factors"
             seen["factor"] = self.factors(self.weight.name or "")
-        return self.quantizer.make(rows, bits=self.bits, block=self.block, **seen)
+        made = self.quantizer.make(rows, bits=self.bits, block=self.block, **seen)
+        return made.codes, stored(made.scales, self.compute), made.zeros
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
         """X Wᵀ + b."""
-        return contrib(
+        y = contrib(
             op,
             "MatMulNBits",
             x,
@@ -145,14 +143,15 @@ class Blockwise:
             self.scales,
             self.zeros,
             None,
-            bias,
-            outputs=[(FLOAT, [*x.shape[:-1], self.n])],
+            bias if self.fused_bias else None,
+            outputs=[(self.compute, [*x.shape[:-1], self.n])],
             K=self.k,
             N=self.n,
             bits=self.bits,
             block_size=self.block,
             accuracy_level=self.level,
         )
+        return y if bias is None or self.fused_bias else op.Add(y, bias)
 
 
 class Int4(Blockwise):

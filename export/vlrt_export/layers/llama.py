@@ -10,9 +10,10 @@ import onnx_ir as ir
 from onnxscript import nn
 
 from vlrt_export.layers.attention import Cache, CachedAttention
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import Layer
 from vlrt_export.layers.basic import GatedMLP, RMSNorm
 from vlrt_export.layers.linear import language_head
+from vlrt_export.layers.tokens import Tokens
 from vlrt_export.weights import Weights
 
 __all__ = ["Context", "DecoderConfig", "LlamaDecoder", "LlamaLayer", "last_rows"]
@@ -97,7 +98,9 @@ class LlamaDecoder(Layer):
         others: Mapping[int, Layer] | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dtype = config, weights.dtype
+        self.cache_dtype = weights.target.cache
+        self.tokens = Tokens(weights, config.hidden_size)
         layers: dict[int, Layer] = dict(others or {})
         self.cached = config.num_hidden_layers - len(layers)
         for i in range(config.num_hidden_layers):
@@ -116,11 +119,13 @@ class LlamaDecoder(Layer):
     def trace(self, builder: Any) -> Iterable[tuple[str, ir.Value]]:
         """Declares the decoder's inputs and yields its outputs."""
         op, config = builder.op, self.config
-        x = builder.input("inputs_embeds", FLOAT, [1, "sequence", config.hidden_size])
+        x = self.tokens.rows(builder)
         table = [1, "sequence", config.head_dim // 2]
-        cos, sin = builder.input("cos", FLOAT, table), builder.input("sin", FLOAT, table)
+        cos, sin = (builder.input(name, self.dtype, table) for name in ("cos", "sin"))
         num_logits = builder.input("num_logits", ir.DataType.INT64, [1])
-        cache = Cache.inputs(builder, self.cached, config.num_key_value_heads, config.head_dim)
+        cache = Cache.inputs(
+            builder, self.cache_dtype, self.cached, config.num_key_value_heads, config.head_dim
+        )
         context = self.context(builder, Context(cos=cos, sin=sin, cache=cache))
         residual = None
         final = config.num_hidden_layers - 1
@@ -128,7 +133,7 @@ class LlamaDecoder(Layer):
             last = num_logits if i == final else None
             x, residual = layer(op, x, residual, context, last)
         normed, _ = self.norm(op, x, residual)
-        yield "logits", self.head(op, normed)
+        yield from self.tokens.scores(op, self.head(op, normed))
         yield from cache.outputs()
 
     def context(self, builder: Any, context: Context) -> Context:

@@ -40,7 +40,7 @@ class PictureEncoder(Layer):
                 f"{-total - 1} to {total}: the vision encoder has {total} layers"
             )
         built = output if output >= 0 else total + 1 + output
-        self.config, self.skip_class = config, skip_class
+        self.config, self.skip_class, self.dtype = config, skip_class, weights.dtype
         self.vit = ViT(weights, replace(config, num_hidden_layers=built))
         for name in (
             "post_layernorm",
@@ -53,7 +53,7 @@ class PictureEncoder(Layer):
         """Declares the graph's input and yields its output."""
         op, config = builder.op, self.config
         shape = [1, config.num_channels, config.image_size, config.image_size]
-        x = self.vit(op, builder.input("pixel_values", FLOAT, shape))
+        x = self.vit(op, builder.input("pixel_values", self.dtype, shape))
         if self.skip_class:
             x = op.Slice(x, [1], [config.tokens], [1])
         yield "image_features", x

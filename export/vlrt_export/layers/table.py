@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxscript import nn
 
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import FLOAT, Layer, cast
 from vlrt_export.layers.linear import BLOCK_ELEMENTS, Half, Plain
 from vlrt_export.weights import Weights
 
@@ -34,6 +34,5 @@ class Table(Layer):
         self.fill([pieces], [self.weight], storage.make, max(1, BLOCK_ELEMENTS // width))
 
     def forward(self, op: Any, index: Any) -> Any:
-        """Index int64 [1] -> [1, *shape]."""
-        entry = op.Gather(self.weight, index, axis=0)
-        return entry if self.weight.dtype == FLOAT else op.Cast(entry, to=FLOAT)
+        """Index int64 [1] -> float32 [1, *shape]."""
+        return cast(op, op.Gather(self.weight, index, axis=0), FLOAT)

@@ -12,7 +12,7 @@ from typing import Any
 from onnxscript import nn
 
 from vlrt_export.layers.attention import Attention
-from vlrt_export.layers.base import FLOAT, Layer
+from vlrt_export.layers.base import FLOAT, Layer, add, cast
 from vlrt_export.layers.basic import MLP, LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
@@ -104,14 +104,13 @@ class Embeddings(Layer):
             bias=config.patch_bias,
         )
         self.class_row = (
-            self.vector(weights, "class_embedding", [hidden]) if config.class_token else None
+            self.vector(weights.wide, "class_embedding", [hidden]) if config.class_token else None
         )
         table = weights.take("position_embedding.weight", (config.tokens, hidden))
-        self.positions = nn.Parameter([config.tokens, hidden], FLOAT)
-        self.fill([table], [self.positions], lambda rows: (rows,), 64)
+        self.positions = self.plain(weights.wide, [table], [config.tokens, hidden], 64)
 
     def forward(self, op: Any, pixel_values: Any) -> Any:
-        """pixel_values [1, channels, H, W] -> [1, tokens, hidden]."""
+        """pixel_values [1, channels, H, W] -> float32 [1, tokens, hidden]."""
         config = self.config
         grid, side, channels = config.grid, config.patch_size, config.num_channels
         x = pixel_values
@@ -119,7 +118,7 @@ class Embeddings(Layer):
             x = op.Slice(x, [0, 0], [grid * side] * 2, [2, 3])
         x = op.Reshape(x, [channels, grid, side, grid, side])
         x = op.Transpose(x, perm=[1, 3, 0, 2, 4])
-        x = self.patch(op, op.Reshape(x, [1, grid**2, self.patch.k]))
+        x = cast(op, self.patch(op, op.Reshape(x, [1, grid**2, self.patch.k])), FLOAT)
         if self.class_row is not None:
             x = op.Concat(op.Reshape(self.class_row, [1, 1, config.hidden_size]), x, axis=1)
         return op.Add(x, self.positions)
@@ -140,9 +139,9 @@ class ViTLayer(Layer):
         self.mlp = MLP(weights.at("mlp"), ("fc1", "fc2"), sizes, config.hidden_act)
 
     def forward(self, op: Any, x: Any) -> Any:
-        """X [1, tokens, hidden] -> the same shape."""
-        x = op.Add(x, self.attention(op, self.norm1(op, x)))
-        return op.Add(x, self.mlp(op, self.norm2(op, x)))
+        """X float32 [1, tokens, hidden] -> the same."""
+        x = add(op, x, self.attention(op, self.norm1(op, x)))
+        return add(op, x, self.mlp(op, self.norm2(op, x)))
 
 
 class ViT(Layer):
@@ -153,7 +152,7 @@ class ViT(Layer):
         hidden = config.hidden_size
         self.embeddings = Embeddings(weights.at("embeddings"), config)
         self.pre_norm = (
-            LayerNorm(weights, "pre_layrnorm", hidden, config.layer_norm_eps)
+            LayerNorm(weights.wide, "pre_layrnorm", hidden, config.layer_norm_eps)
             if config.pre_norm
             else None
         )
@@ -163,7 +162,7 @@ class ViT(Layer):
         )
 
     def forward(self, op: Any, pixel_values: Any) -> Any:
-        """pixel_values [1, channels, H, W] -> [1, tokens, hidden]."""
+        """pixel_values [1, channels, H, W] -> float32 [1, tokens, hidden]."""
         x = self.embeddings(op, pixel_values)
         if self.pre_norm is not None:
             x = self.pre_norm(op, x)

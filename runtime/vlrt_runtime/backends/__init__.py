@@ -39,10 +39,13 @@ class Decoder(Protocol):
 
     Attributes:
         length: positions that it holds.
+        looks_up: it takes token_ids int64 [1, s] as well, behind what inputs_embeds has (both may
+            be empty), and finds their rows itself.
         nbytes: memory that its cache takes.
     """
 
     length: int
+    looks_up: bool
 
     @property
     def nbytes(self) -> int:
@@ -54,6 +57,10 @@ class Decoder(Protocol):
 
         The array is used again by the next call.
         """
+        ...
+
+    def next_ids(self, inputs: Mapping[str, Array], *, count: int = 1) -> NDArray[Any]:
+        """As `run`, but the ids int64 [count] of the largest logits."""
         ...
 
     def reserve(self, positions: int) -> None:

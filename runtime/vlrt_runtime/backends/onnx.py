@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from vlrt_runtime.backends.device_decoder import DeviceDecoder
 from vlrt_runtime.backends.onnx_decoder import OnnxDecoder
 from vlrt_runtime.package import Package
 from vlrt_runtime.session import Graph, Session, open_session
@@ -41,9 +42,12 @@ class OnnxBackend:
         """A stateless graph of the package."""
         return Graph(self._session(name))
 
-    def decoder(self, static: Mapping[str, NDArray[Any]]) -> OnnxDecoder:
+    def decoder(self, static: Mapping[str, NDArray[Any]]) -> OnnxDecoder | DeviceDecoder:
         """An empty sequence."""
-        return OnnxDecoder(self._session("decoder"), static)
+        session = self._session("decoder")
+        if any(value.name == "next_ids" for value in session.get_outputs()):
+            return DeviceDecoder(session, self.device, static)
+        return OnnxDecoder(session, static)
 
     def release(self, name: str) -> None:
         """Lets a graph go; calls that are under way keep it until they end."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrt_runtime.session import Session, ort
+from vlrt_runtime.session import DTYPES, Session, ort
 
 __all__ = ["OnnxDecoder"]
 
@@ -22,7 +22,6 @@ Array = NDArray[Any]
 PAST, PRESENT = "past_key_values.", "present."
 LENGTH_AXIS = 2  # of [1, kv_heads, max_length, head_dim]
 SMALLEST = 256  # positions in a new cache
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxDecoder:
@@ -35,6 +34,8 @@ class OnnxDecoder:
     Attributes:
         length: positions in the cache.
     """
+
+    looks_up = False
 
     def __init__(self, session: Session, static: Mapping[str, Array] | None = None) -> None:
         self.length = 0
@@ -82,6 +83,10 @@ class OnnxDecoder:
         self._session.run_with_iobinding(self._binding)
         self.length = total
         return logits
+
+    def next_ids(self, inputs: Mapping[str, Array], *, count: int = 1) -> NDArray[np.int64]:
+        """As `run`, but the ids int64 [count] of the largest logits; the first maximum wins."""
+        return np.argmax(self.run(inputs, num_logits=count), axis=-1)
 
     def reserve(self, positions: int) -> None:
         """Makes room for so many positions; grows by doubling, so that copies stay rare."""
