@@ -55,6 +55,7 @@ class Answer:
         image_tokens: positions that pictures took.
         timings: milliseconds by stage.
         entities: what the answer points at, of models that do.
+        cached_tokens: positions of the prompt whose keys and values were there from before.
     """
 
     text: str
@@ -64,6 +65,7 @@ class Answer:
     image_tokens: int
     timings: Timings
     entities: tuple[Entity, ...] = ()
+    cached_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `vlrt run --json` prints; entities only where there are some."""

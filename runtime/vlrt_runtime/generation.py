@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ from vlrt_runtime.backends import Decoder
 from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import FinishReason, greedy
+from vlrt_runtime.reuse import pictures_from, position_keys
 
 if TYPE_CHECKING:
     from vlrt_runtime.model import Model
 
 __all__ = ["Generation"]
 
+Outputs = Mapping[str, NDArray[Any]]
 AHEAD = 256  # positions of an answer that the cache has room for from the start
 
 
@@ -45,21 +47,25 @@ class Generation:
         """Yields the text as it comes; returns the answer."""
         model, clock = self.model, Clock(Timings(load=self.model.load_ms))
         layout, pictures = self.prepare()
+        keys = position_keys(layout, pictures)
         prompt_ids: list[int] = layout.token_ids.tolist()
         clock.lap("preprocess")
         token_ids: list[int] = []
         reason: FinishReason = "cancelled"
-        encoded = [model.encode(picture) for picture in pictures if not self.cancelled.is_set()]
-        clock.lap("encode")
-        if not self.cancelled.is_set():
-            projected = [model.projector(outputs) for outputs in encoded]
-            embeds = model.splice(layout, projected)
+        begun = model.prefixes.find(keys)
+        start = 0 if begun is None else begun.length
+        # What the decoder takes of a picture beside its rows, it takes of all pictures.
+        needed = pictures if model.static_specs else pictures_from(layout, pictures, start)
+        projected = self._projected(needed, clock)
+        if projected is not None:
+            embeds = model.splice(layout, projected, start)
+            static = model.static_inputs(projected)
             clock.lap("project")
-            if not self.cancelled.is_set():
-                decoder = model.decoder(projected)
-                del encoded, projected  # hundreds of megabytes, and no step looks at them again
-                ids = self._ids(decoder, layout, embeds, clock)
-                reason = yield from model.family.stream(model.codec, prompt_ids, ids, token_ids)
+            decoder = model.backend.decoder(static) if begun is None else begun.decoder(static)
+            del projected, static  # hundreds of megabytes, and no step looks at them again
+            ids = self._ids(decoder, layout, embeds, clock)
+            reason = yield from model.family.stream(model.codec, prompt_ids, ids, token_ids)
+            model.prefixes.put([*keys, *token_ids], decoder)
         clock.timings.total = clock.timings.total or clock.since_start()
         text, found = model.family.read(model.codec, prompt_ids, token_ids)
         return Answer(
@@ -70,7 +76,29 @@ class Generation:
             sum(picture.tokens for picture in pictures),
             clock.timings,
             placed(found, [picture.size for picture in pictures]),
+            cached_tokens=start,
         )
+
+    def _projected(self, pictures: Sequence[Picture], clock: Clock) -> list[Outputs] | None:
+        """The projector's outputs for each picture, computed where they are not known.
+
+        None where the answer was cancelled meanwhile.
+        """
+        model, store = self.model, self.model.features
+        known = {p.digest: p.projected or store.get(p.digest) for p in pictures}
+        encoded: dict[str, Outputs] = {}
+        for picture in pictures:
+            if self.cancelled.is_set():
+                return None
+            if known[picture.digest] is None and picture.digest not in encoded:
+                encoded[picture.digest] = model.encode(picture)
+        clock.lap("encode")
+        for digest, features in encoded.items():
+            if self.cancelled.is_set():
+                return None
+            known[digest] = projected = model.projector(features)
+            store.put(digest, projected)
+        return None if self.cancelled.is_set() else [known[p.digest] or {} for p in pictures]
 
     def _ids(
         self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32], clock: Clock

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -45,6 +47,8 @@ class Picture:
         kind: of its placeholder: image or video.
         runs: pieces that the encoder takes one after the other, equal ones along axis 1 of all its
             inputs: moments of a video, which do not see one another there.
+        projected: the projector's outputs, where they are known; then `inputs` may be empty,
+        known_digest: and its digest stands here.
     """
 
     inputs: Mapping[str, Array]
@@ -53,6 +57,20 @@ class Picture:
     size: tuple[int, int]
     kind: str = "image"
     runs: int = 1
+
+    projected: Mapping[str, Array] | None = None
+    known_digest: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that encoder and decoder see of it."""
+        if self.known_digest is not None:
+            return self.known_digest
+        found = hashlib.sha256(repr((self.tokens, self.grid, self.kind, self.runs)).encode())
+        for name, array in sorted(self.inputs.items()):
+            found.update(repr((name, array.dtype.str, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -64,13 +82,21 @@ class Layout:
         slots: bool [s], the positions that rows of pictures replace.
         inputs: (embeddings float32 [1, n, hidden], index of the first) -> the decoder's inputs for
             those positions, before or after the end of the prompt.
-        prefill_rows: positions to give the decoder at a time, where its memory must be bounded.
+        prefill_rows: positions to give the decoder at a time, where fewer than usual.
+        placeholders: bool [s], positions of pictures that keep their own embedding; as `slots`
+            where not given.
     """
 
     token_ids: NDArray[np.int64]
     slots: NDArray[np.bool_]
     inputs: Callable[[NDArray[np.float32], int], dict[str, Array]]
     prefill_rows: int | None = None
+    placeholders: NDArray[np.bool_] | None = None
+
+    @property
+    def places(self) -> NDArray[np.bool_]:
+        """Positions that stand for pictures, in their order: `Picture.tokens` each."""
+        return self.slots if self.placeholders is None else self.placeholders
 
     def step(self, token_id: int, embeds: NDArray[np.float32], start: int) -> dict[str, Array]:
         """The decoder's inputs for one token of the answer, for families that look at its id."""

@@ -106,7 +106,8 @@ class Mllama(Family):
             }
 
         at_a_time = max(1, PREFILL_ROWS // len(pictures)) if pictures else None
-        return Layout(ids, np.zeros(len(ids), np.bool_), inputs, prefill_rows=at_a_time)
+        slots = np.zeros(len(ids), np.bool_)
+        return Layout(ids, slots, inputs, prefill_rows=at_a_time, placeholders=places)
 
 
 def visible_tiles(
