@@ -1,4 +1,4 @@
-"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `models`.
+"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `bench`, `models`.
 
 Exit status: 0 done; 2 the user's mistake, told in one line; 1 a fault. `--debug` shows where it
 came from. Handlers import what they need when they run, so that `vlrt --help` is quick.
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlrt.cli.bench_options import add_options
 from vlrt_runtime.errors import VlrtError
 from vlrt_runtime.version import __version__
 
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_demo(commands)
+    add_options(commands.add_parser("bench", help="measure packages on this machine"))
     models = commands.add_parser("models", help="list the models known by a short name")
     models.add_argument("--json", action="store_true", help="print one JSON object")
     for command in commands.choices.values():  # so that it may stand at the end as well

@@ -1,0 +1,160 @@
+"""What this machine is and can do: its parts, its limits, and what it tells while it works."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlrt_runtime.session import default_threads, ort
+from vlrt_runtime.version import __version__
+
+__all__ = ["Energy", "cpu_model", "drop_cache", "environment", "gpu_memory", "mhz", "probe"]
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+def environment() -> dict[str, Any]:
+    """CPU, memory, system and versions."""
+    distributions = ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "pillow")
+    return {
+        "vlrt": __version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cpu": cpu_model(),
+        "cores": default_threads(),
+        "memory_bytes": _memory(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "providers": ort.get_available_providers(),
+        "versions": {name: v for name in distributions if (v := _version(name))},
+    }
+
+
+def probe(seconds: float = 1.0) -> dict[str, float]:
+    """Measured limits: `read_bytes_per_s` of memory, `flops` of float32 matrix products.
+
+    The best of many short trials, for a limit is what can be reached. All cores that this process
+    may use; the matrix product with as many threads as numpy's BLAS takes.
+    """
+    threads = default_threads()
+    block = np.ones(1 << 26, np.float32)  # 256 MiB a thread: no cache holds them
+    blocks = [block.copy() for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        read = _best(lambda: list(pool.map(lambda a: a.dot(a), blocks)), seconds)
+    n = 1536
+    square = np.ones((n, n), np.float32)
+    multiply = _best(lambda: square @ square, seconds)
+    return {"read_bytes_per_s": threads * block.nbytes / read, "flops": 2 * n**3 / multiply}
+
+
+def _best(work: Any, seconds: float) -> float:
+    work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def drop_cache(files: list[Path]) -> bool:
+    """Asks the system to forget files it holds in memory; whether it can be asked."""
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is None:
+        return False
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # pages that are not on disk yet would stay
+            advise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def cpu_model() -> str:
+    """As the system calls it; by py-cpuinfo where the system has no file for it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = ("model name", "Model", "Hardware")
+        return next(
+            line.split(":", 1)[1].strip() for n in names for line in lines if line.startswith(n)
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def mhz() -> float | None:
+    """The cores' mean frequency now."""
+    found = [
+        int(text) / 1e3
+        for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (text := _read(path))
+    ]
+    if not found:
+        text = _read(Path("/proc/cpuinfo")) or ""
+        found = [float(s.split(":")[1]) for s in text.splitlines() if s.startswith("cpu MHz")]
+    return sum(found) / len(found) if found else None
+
+
+class Energy:
+    """Joules since it was made, by RAPL's package domains; None where they cannot be read."""
+
+    def __init__(self) -> None:
+        self._start = self._counters()
+
+    def joules(self) -> float | None:
+        """A counter that has wrapped is set right by its range."""
+        spent = 0.0
+        for domain, now in self._counters().items():
+            before = self._start.get(domain, now)
+            wrapped = int(_read(domain / "max_energy_range_uj") or 0) if now < before else 0
+            spent += now - before + wrapped
+        return spent / 1e6 if self._start else None
+
+    @staticmethod
+    def _counters() -> dict[Path, int]:
+        domains = [d for d in POWERCAP.glob("intel-rapl:*") if d.name.count(":") == 1]
+        return {d: int(text) for d in domains if (text := _read(d / "energy_uj"))}
+
+
+def gpu_memory() -> int | None:
+    """Bytes that this process holds on NVIDIA GPUs."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    used = [
+        int(r[1]) << 20 for r in rows if r[0].strip() == str(os.getpid()) and r[1].strip().isdigit()
+    ]
+    return sum(used) if used else None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

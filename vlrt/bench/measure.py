@@ -1,0 +1,121 @@
+"""Rows out of cases: a worker for each, and what its figures mean on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vlrt.bench.record import Row, Run
+from vlrt.bench.worker import Task
+from vlrt_runtime.digest import sha256_files
+from vlrt_runtime.manifest import MANIFEST
+from vlrt_runtime.package import Package
+
+__all__ = ["drift", "finish", "measure"]
+
+SLOWER = 0.05  # from the first to the last runs, that is worth a warning
+
+
+def measure(task: Task, row: Row, machine: dict[str, float], told: Callable[[Row], None]) -> None:
+    """Fills in a row, as it comes: what was measured is there, however it ends.
+
+    Args:
+        task: the case, and when to stop.
+        row: of the case, still empty.
+        machine: limits, as `machine.probe` gives them.
+        told: called with the row whenever something was added.
+    """
+    try:
+        if task.loads:
+            _drive(task, row, told)
+        _drive(msgspec.structs.replace(task, loads=0), row, told)
+    finally:
+        finish(row, machine)
+
+
+def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
+    command = [sys.executable, "-m", "vlrt.bench.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(msgspec.json.encode(task))
+            process.stdin.close()
+            for line in process.stdout:
+                _add(row, json.loads(line))
+                told(row)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        row.ended = f"failed: its process ended with status {process.returncode}"
+
+
+def _add(row: Row, told: dict[str, Any]) -> None:
+    for key, value in told.items():
+        if key == "run":
+            row.runs.append(msgspec.convert(value, Run))
+        elif key == "load":
+            row.loads.setdefault(value[0], []).append(value[1])
+        elif key == "note":
+            row.notes += [value] if value not in row.notes else []
+        else:
+            setattr(row, key, value)
+
+
+def finish(row: Row, machine: dict[str, float]) -> None:
+    """Adds what follows from the package and the samples: components, limits, warnings."""
+    package = Package.open(row.case.package)
+    manifest = package.manifest
+    row.package_sha256 = sha256_files({MANIFEST: package.path(MANIFEST)})[MANIFEST]
+    for name, graph in manifest.graphs.items():
+        files = (e.size for n, e in manifest.files.items() if n.startswith(graph.file))
+        row.components[name] = {
+            "bytes": sum(files),
+            "parameters": graph.parameters,
+            "precision": graph.precision.kind,
+            "block_size": graph.precision.block_size,
+        }
+    row.components["embedding"] = {
+        "bytes": manifest.files[manifest.embedding.file].size,
+        "parameters": manifest.embedding.rows * manifest.embedding.width,
+        "precision": manifest.embedding.precision,
+    }
+    medians = {name: s.median for name, s in row.summaries().items()}
+    part, counts = row.components, row.counts
+    if (tpot := medians.get("tpot")) and machine:
+        # Every weight of the decoder is read once for every id; the cache comes on top.
+        rate = part["decoder"]["bytes"] / (tpot / 1e3)
+        row.limits["decode_of_bandwidth"] = rate / machine["read_bytes_per_s"]
+    work = {"prefill": ("decoder", "prompt_tokens"), "encode": ("vision_encoder", "encoder_rows")}
+    for stage, (component, rows) in work.items():
+        if (ms := medians.get(stage)) and machine and component in part:
+            parameters = part[component]["parameters"]
+            head = part["embedding"]["parameters"] if stage == "prefill" else 0  # one position's
+            flops = 2 * ((parameters - head) * counts[rows] + head) / (ms / 1e3)
+            row.limits[f"{stage}_of_throughput"] = flops / machine["flops"]
+    if row.limits.get("decode_of_bandwidth", 0) > 1:
+        row.notes.append("decode reads more than memory gives: its weights fit in a cache")
+    for figure in ("tpot", "ttft"):
+        if (slower := drift(row.samples(figure))) > SLOWER:
+            row.notes.append(
+                f"{figure} was {slower:.0%} slower in the last runs than in the first: "
+                "the machine is throttling or busy"
+            )
+
+
+def drift(samples: list[float]) -> float:
+    """How much slower the last quarter of the runs was than the first; 0 of fewer than eight.
+
+    Runs are compared, not ids within one: later ids are slower by nature, their context is longer.
+    """
+    quarter = len(samples) // 4
+    if quarter < 2:
+        return 0.0
+    return float(np.median(samples[-quarter:]) / np.median(samples[:quarter]) - 1)

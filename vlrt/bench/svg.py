@@ -1,0 +1,99 @@
+"""Small charts as inline SVG: colours come from the page's style, so that dark mode is its choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["dots", "gauge", "line", "stacked"]
+
+WIDTH = 640
+
+
+def stacked(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str = "ms") -> str:
+    """Horizontal bars of parts: (label, [(part, value)]); parts are coloured by their order."""
+    most = max((sum(v for _, v in parts) for _, parts in bars), default=0.0) or 1.0
+    body: list[str] = []
+    for i, (label, parts) in enumerate(bars):
+        y, x = 46 * i, 0.0
+        total = sum(v for _, v in parts)
+        body.append(_text(0, y + 14, label))
+        body.append(_text(WIDTH, y + 14, f"{total:,.4g} {unit}", "end"))
+        for k, (name, value) in enumerate(parts):
+            width = WIDTH * value / most
+            title = f"<title>{escape(name)}: {value:,.4g} {unit}</title>"
+            body.append(
+                f'<rect class="c{k}" x="{x:.1f}" y="{y + 20}" width="{width:.1f}" height="16">'
+                f"{title}</rect>"
+            )
+            x += width
+    return _svg(46 * len(bars), body, "stages")
+
+
+def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
+    """Every sample as a dot on one scale, the median as a stroke: (label, samples)."""
+    every = [v for _, values in rows for v in values]
+    low, high = (min(every), max(every)) if every else (0.0, 1.0)
+    span = (high - low) or 1.0
+    body: list[str] = []
+    for i, (label, values) in enumerate(rows):
+        y = 46 * i
+        middle = sorted(values)[len(values) // 2]
+        body.append(_text(0, y + 14, label))
+        body.append(_text(WIDTH, y + 14, f"{middle:,.4g} {unit}", "end"))
+        body.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{y + 30}" y2="{y + 30}"/>')
+        for value in values[:400]:
+            x = 6 + (WIDTH - 12) * (value - low) / span
+            body.append(f'<circle class="dot" cx="{x:.1f}" cy="{y + 30}" r="4"/>')
+        x = 6 + (WIDTH - 12) * (middle - low) / span
+        body.append(f'<line class="mid" x1="{x:.1f}" x2="{x:.1f}" y1="{y + 21}" y2="{y + 39}"/>')
+    y = 46 * len(rows)
+    body += [_text(0, y + 14, f"{low:,.4g}", "start", "small")]
+    body += [_text(WIDTH, y + 14, f"{high:,.4g} {unit}", "end", "small")]
+    return _svg(y + 20, body, "samples")
+
+
+def line(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_unit: str) -> str:
+    """Curves over a common x, y from zero: (label, [(x, y)])."""
+    points = [p for _, values in series for p in values]
+    right = max((x for x, _ in points), default=1.0) or 1.0
+    top = 1.1 * max((y for _, y in points), default=1.0) or 1.0
+    height, left = 220, 44
+    body: list[str] = []
+    for k in range(5):
+        y = height - height * k / 4
+        body.append(f'<line class="axis" x1="{left}" x2="{WIDTH}" y1="{y}" y2="{y}"/>')
+        body.append(_text(left - 6, min(height, y + 4) or 10, f"{top * k / 4:.3g}", "end", "small"))
+    for k, (label, values) in enumerate(series):
+        path = " ".join(
+            f"{left + (WIDTH - left) * x / right:.1f},{height - height * y / top:.1f}"
+            for x, y in values
+        )
+        body.append(
+            f'<polyline class="s{k % 8}" points="{path}"><title>{escape(label)}</title></polyline>'
+        )
+    body.append(_text(left, height + 16, "0", "start", "small"))
+    body.append(_text(WIDTH, height + 16, f"{right:.3g} {x_unit}", "end", "small"))
+    return _svg(height + 20, body, "over time", top=8)
+
+
+def gauge(label: str, share: float) -> str:
+    """A share of a limit; beyond the limit the bar is full and the number says so."""
+    width = WIDTH * min(share, 1.0)
+    body = [
+        _text(0, 14, label),
+        _text(WIDTH, 14, f"{share:.0%}", "end"),
+        f'<rect class="track" x="0" y="20" width="{WIDTH}" height="12"/>',
+        f'<rect class="c1" x="0" y="20" width="{width:.1f}" height="12"/>',
+    ]
+    return _svg(38, body, label)
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "label") -> str:
+    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
+    return f'<text class="{kind}" {place}>{escape(text)}</text>'
+
+
+def _svg(height: float, body: list[str], name: str, top: float = 0) -> str:
+    box = f"0 {-top:g} {WIDTH} {height + top:g}"
+    return f'<svg viewBox="{box}" role="img" aria-label="{escape(name)}">{"".join(body)}</svg>'
