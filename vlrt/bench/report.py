@@ -22,16 +22,16 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --bg: #15171a; --fg: #e7e9ec; --dim: #9aa3ae;
   --rule: #343a41; --a: #8b97aa; --b: #6ea3ff; --c: #45c9c5; --d: #f3ac52; --e: #b58cf0; } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.25rem; max-width: 60rem; background: var(--bg); color: var(--fg);
+body { margin: 0 auto; padding: 1.25rem; max-width: 64rem; background: var(--bg); color: var(--fg);
   font: 16px/1.5 system-ui, sans-serif }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem }
 p, li { color: var(--dim) } p { margin: .25rem 0 .75rem } .warn { color: var(--d) }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .55rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule) }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { color: var(--dim) }
-svg { display: block; width: 100%; height: auto; margin: .25rem 0 }
+svg { display: block; overflow: visible; max-width: 48rem; width: 100%; height: auto; margin: .25rem 0 }
 text { fill: var(--fg); font-size: 14px } .small { fill: var(--dim); font-size: 12px }
 .c0 { fill: var(--a) } .c1 { fill: var(--b) } .c2 { fill: var(--c) } .c3 { fill: var(--d) }
 .c4 { fill: var(--e) } .track, .axis { fill: var(--rule); stroke: var(--rule) }
@@ -66,7 +66,7 @@ def as_html(record: Record) -> str:
             "<h2>Where the time goes</h2>",
             _key(PARTS, COLOURS),
             svg.stacked([(row.case.label, _stages(row)) for row in rows]),
-            "<h2>Time to first token, every run</h2>",
+            "<h2>Time to first token, every run, by its distance from the median</h2>",
             svg.dots([(row.case.label, row.samples("ttft")) for row in rows]),
         ]
     if series := [(row.case.label, values) for row in rows if (values := _speed(row))]:

@@ -1,13 +1,15 @@
-"""Small charts as inline SVG: colours come from the page's style, so that dark mode is its choice."""
+"""Small charts as inline SVG; their colours are the page's, so that dark mode is its choice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 
 __all__ = ["dots", "gauge", "line", "stacked"]
 
 WIDTH = 640
+ROW = 54
 
 
 def stacked(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str = "ms") -> str:
@@ -15,42 +17,45 @@ def stacked(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str =
     most = max((sum(v for _, v in parts) for _, parts in bars), default=0.0) or 1.0
     body: list[str] = []
     for i, (label, parts) in enumerate(bars):
-        y, x = 46 * i, 0.0
+        y, x = ROW * i, 0.0
         total = sum(v for _, v in parts)
-        body.append(_text(0, y + 14, label))
-        body.append(_text(WIDTH, y + 14, f"{total:,.4g} {unit}", "end"))
+        body.append(_text(0, y + 18, label))
+        body.append(_text(WIDTH, y + 18, f"{total:,.4g} {unit}", "end"))
         for k, (name, value) in enumerate(parts):
             width = WIDTH * value / most
             title = f"<title>{escape(name)}: {value:,.4g} {unit}</title>"
             body.append(
-                f'<rect class="c{k}" x="{x:.1f}" y="{y + 20}" width="{width:.1f}" height="16">'
+                f'<rect class="c{k}" x="{x:.1f}" y="{y + 27}" width="{width:.1f}" height="16">'
                 f"{title}</rect>"
             )
             x += width
-    return _svg(46 * len(bars), body, "stages")
+    return _svg(ROW * len(bars), body, "stages")
 
 
 def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
-    """Every sample as a dot on one scale, the median as a stroke: (label, samples)."""
-    every = [v for _, values in rows for v in values]
-    low, high = (min(every), max(every)) if every else (0.0, 1.0)
-    span = (high - low) or 1.0
+    """Every sample as a dot, by how far it is from its row's median: (label, samples)."""
+    middles = [median(values) for _, values in rows]
+    far = max((abs(v / m - 1) for (_, vs), m in zip(rows, middles, strict=True) for v in vs))
+    far = far or 0.01
     body: list[str] = []
-    for i, (label, values) in enumerate(rows):
-        y = 46 * i
-        middle = sorted(values)[len(values) // 2]
-        body.append(_text(0, y + 14, label))
-        body.append(_text(WIDTH, y + 14, f"{middle:,.4g} {unit}", "end"))
-        body.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{y + 30}" y2="{y + 30}"/>')
+    for i, ((label, values), middle) in enumerate(zip(rows, middles, strict=True)):
+        y = ROW * i
+        body.append(_text(0, y + 18, label))
+        body.append(_text(WIDTH, y + 18, f"{middle:,.4g} {unit}", "end"))
+        body.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{y + 36}" y2="{y + 36}"/>')
         for value in values[:400]:
-            x = 6 + (WIDTH - 12) * (value - low) / span
-            body.append(f'<circle class="dot" cx="{x:.1f}" cy="{y + 30}" r="4"/>')
-        x = 6 + (WIDTH - 12) * (middle - low) / span
-        body.append(f'<line class="mid" x1="{x:.1f}" x2="{x:.1f}" y1="{y + 21}" y2="{y + 39}"/>')
-    y = 46 * len(rows)
-    body += [_text(0, y + 14, f"{low:,.4g}", "start", "small")]
-    body += [_text(WIDTH, y + 14, f"{high:,.4g} {unit}", "end", "small")]
-    return _svg(y + 20, body, "samples")
+            x = WIDTH / 2 + (WIDTH / 2 - 6) * (value / middle - 1) / far
+            body.append(
+                f'<circle class="dot" cx="{x:.1f}" cy="{y + 36}" r="4">'
+                f"<title>{value:,.4g} {unit}</title></circle>"
+            )
+        x = WIDTH / 2
+        body.append(f'<line class="mid" x1="{x}" x2="{x}" y1="{y + 28}" y2="{y + 44}"/>')
+    y = ROW * len(rows)
+    body += [_text(0, y + 18, f"-{far:.1%}", "start", "small")]
+    body += [_text(WIDTH / 2, y + 18, "median", "middle", "small")]
+    body += [_text(WIDTH, y + 18, f"+{far:.1%}", "end", "small")]
+    return _svg(y + 26, body, "samples")
 
 
 def line(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_unit: str) -> str:
@@ -58,7 +63,7 @@ def line(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_unit: st
     points = [p for _, values in series for p in values]
     right = max((x for x, _ in points), default=1.0) or 1.0
     top = 1.1 * max((y for _, y in points), default=1.0) or 1.0
-    height, left = 220, 44
+    height, left = 220, 72
     body: list[str] = []
     for k in range(5):
         y = height - height * k / 4
@@ -72,21 +77,24 @@ def line(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_unit: st
         body.append(
             f'<polyline class="s{k % 8}" points="{path}"><title>{escape(label)}</title></polyline>'
         )
-    body.append(_text(left, height + 16, "0", "start", "small"))
-    body.append(_text(WIDTH, height + 16, f"{right:.3g} {x_unit}", "end", "small"))
-    return _svg(height + 20, body, "over time", top=8)
+        if len(values) == 1:  # a line of one point is not drawn
+            x, y = path.split(",")
+            body.append(f'<circle class="dot" cx="{x}" cy="{y}" r="5"/>')
+    body.append(_text(left, height + 22, "0", "start", "small"))
+    body.append(_text(WIDTH, height + 22, f"{right:.3g} {x_unit}", "end", "small"))
+    return _svg(height + 30, body, "over time", top=16)
 
 
 def gauge(label: str, share: float) -> str:
     """A share of a limit; beyond the limit the bar is full and the number says so."""
     width = WIDTH * min(share, 1.0)
     body = [
-        _text(0, 14, label),
-        _text(WIDTH, 14, f"{share:.0%}", "end"),
-        f'<rect class="track" x="0" y="20" width="{WIDTH}" height="12"/>',
-        f'<rect class="c1" x="0" y="20" width="{width:.1f}" height="12"/>',
+        _text(0, 18, label),
+        _text(WIDTH, 18, f"{share:.0%}", "end"),
+        f'<rect class="track" x="0" y="27" width="{WIDTH}" height="12"/>',
+        f'<rect class="c1" x="0" y="27" width="{width:.1f}" height="12"/>',
     ]
-    return _svg(38, body, label)
+    return _svg(46, body, label)
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "label") -> str:

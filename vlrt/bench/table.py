@@ -11,7 +11,8 @@ from vlrt.bench.record import FIGURES, Record, Row
 
 __all__ = ["as_csv", "as_markdown", "headline", "limits_text", "print_record"]
 
-HEADERS = "package,image,threads,tokens,encode,prefill,TTFT,TPOT,tokens/s,peak".split(",")
+CASE = ["package", "image", "threads", "tokens"]
+HEADERS = [*CASE, "encode", "prefill", "TTFT", "TPOT", "tokens/s", "peak"]
 
 
 def milliseconds(value: float) -> str:
