@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shutil
@@ -14,10 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from vlrt_runtime.memory import private
 from vlrt_runtime.session import default_threads, ort
 from vlrt_runtime.version import __version__
 
-__all__ = ["Energy", "cpu_model", "drop_cache", "environment", "gpu_memory", "mhz", "probe"]
+__all__ = [
+    "Energy",
+    "cpu_model",
+    "drop_cache",
+    "environment",
+    "gpu_memory",
+    "mhz",
+    "private_memory",
+    "probe",
+]
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -89,7 +100,17 @@ def cpu_model() -> str:
             line.split(":", 1)[1].strip() for n in names for line in lines if line.startswith(n)
         )
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        library = _optional("cpuinfo")
+        brand = library.get_cpu_info().get("brand_raw") if library else None
+        return brand or platform.processor() or platform.machine()
+
+
+def private_memory() -> int | None:
+    """Private bytes of this process, now; by psutil where there is no /proc."""
+    if (size := private()) is not None:
+        return size
+    library = _optional("psutil")
+    return library.Process().memory_full_info().uss if library else None
 
 
 def mhz() -> float | None:
@@ -150,6 +171,14 @@ def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip()
     except OSError:
+        return None
+
+
+def _optional(module: str) -> Any:
+    """A library of the bench extra; what it would tell is left out where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
         return None
 
 

@@ -41,7 +41,9 @@ def measure(task: Task, row: Row, machine: dict[str, float], told: Callable[[Row
 
 def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
     command = [sys.executable, "-m", "vlrt.bench.worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    # A session of its own: Ctrl-C is for the parent, which ends the worker without a traceback.
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

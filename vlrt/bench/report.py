@@ -31,7 +31,8 @@ p, li { color: var(--dim) } p { margin: .25rem 0 .75rem } .warn { color: var(--d
 th, td { padding: .3rem .55rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule) }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { color: var(--dim) }
-svg { display: block; overflow: visible; max-width: 48rem; width: 100%; height: auto; margin: .25rem 0 }
+svg { display: block; overflow: visible; max-width: 48rem; width: 100%; height: auto;
+  margin: .25rem 0 }
 text { fill: var(--fg); font-size: 14px } .small { fill: var(--dim); font-size: 12px }
 .c0 { fill: var(--a) } .c1 { fill: var(--b) } .c2 { fill: var(--c) } .c3 { fill: var(--d) }
 .c4 { fill: var(--e) } .track, .axis { fill: var(--rule); stroke: var(--rule) }

@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 
 from vlrt.bench.answer import Made, answer
-from vlrt.bench.machine import Energy, drop_cache, gpu_memory, mhz
+from vlrt.bench.machine import Energy, drop_cache, gpu_memory, mhz, private_memory
 from vlrt.bench.plan import NONE, picture_bytes, prompt_of
 from vlrt.bench.record import Case
 from vlrt.bench.repeat import Rule, repeat
 from vlrt_runtime.errors import VlrtError
-from vlrt_runtime.memory import peak_rss, private
+from vlrt_runtime.memory import peak_rss
 from vlrt_runtime.model import Model
 from vlrt_runtime.package import Package
 
@@ -95,7 +95,7 @@ def _runs(task: Task) -> None:
         return made.run.stages
 
     ended = _outcome(repeat(once, task.rule))
-    sizes = {"peak_rss": peak_rss(), "private": private(), "gpu": gpu_memory()}
+    sizes = {"peak_rss": peak_rss(), "private": private_memory(), "gpu": gpu_memory()}
     _tell(memory={name: size for name, size in sizes.items() if size}, ended=ended)
 
 
