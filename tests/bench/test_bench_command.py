@@ -83,6 +83,7 @@ def test_formats(small_package: Path, capsys: pytest.CaptureFixture[str], form: 
         (["--prompt-tokens", "1"], "template"),
         (["--new-tokens", "99999999"], "context is"),
         (["--threads", "none"], "expected numbers"),
+        (["--threads", "4096"], "may use"),
         (["--device", "tpu"], "tpu"),
         (["--fail-slower", "5%"], "--compare"),
         (["-o", "/no/such/folder/a.json"], "folder"),

@@ -15,7 +15,7 @@ import pytest
 from vlrt.bench.compare import compare, fraction, remarks
 from vlrt.bench.record import SCHEMA_VERSION, Case, Record, Row, Run, read_record
 from vlrt.bench.report import as_html
-from vlrt.bench.sweep import encode_fit, recommended_threads
+from vlrt.bench.sweep import encode_fit, findings, recommended_threads
 from vlrt.bench.table import as_csv, as_markdown
 from vlrt.cli import main
 from vlrt_runtime.errors import InputError
@@ -144,6 +144,19 @@ def test_the_fit_finds_the_form_it_was_made_of():
 def test_the_fewest_threads_that_are_nearly_the_quickest():
     rows = [made_row(s, 0, threads=t) for t, s in ((1, 2.0), (2, 1.02), (3, 1.0), (4, 1.1))]
     assert recommended_threads(rows) == 2
+
+
+def swept(tokens: int, scale: float, seed: int) -> Row:
+    row = made_row(scale, image="none", prompt_tokens=tokens, seed=seed)
+    row.counts = {"prompt_tokens": tokens, "encoder_rows": 0}
+    return row
+
+
+def test_a_sweep_tells_growth_only_where_it_is_shown():
+    (said,) = findings([swept(64, 1.0, 0), swept(1064, 1.2, 1)])
+    assert "more for every 1,000 of context" in said
+    (said,) = findings([swept(64, 1.0, 0), swept(1064, 1.0, 0)])
+    assert "no growth" in said
 
 
 def test_tables_show_every_row():

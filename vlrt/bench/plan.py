@@ -14,6 +14,7 @@ from vlrt.bench.record import Case
 from vlrt_runtime.errors import ContextLengthError, InputError
 from vlrt_runtime.image import load_image
 from vlrt_runtime.model import Model
+from vlrt_runtime.session import default_threads
 
 __all__ = ["QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
 
@@ -44,6 +45,8 @@ def checked(case: Case) -> Case:
         InputError: the case cannot be measured.
     """
     with_picture = case.image != NONE
+    if case.threads > (cores := default_threads()):
+        raise InputError(f"--threads {case.threads}: this process may use {cores} cores")
     model = Model(case.package, device=case.device, threads=case.threads, lazy=True)
     if with_picture and "vision_encoder" not in model.manifest.graphs:
         raise InputError(

@@ -50,7 +50,9 @@ class Case(Struct, frozen=True):
     @property
     def label(self) -> str:
         """For people."""
-        return f"{Path(self.package).name} {self.image} {self.threads}t"
+        image = self.image if len(self.image) < 20 else Path(self.image).name
+        prompt = f" prompt {self.prompt_tokens}" if self.prompt_tokens else ""
+        return f"{Path(self.package).name} {image}{prompt} {self.threads}t"
 
 
 class Run(Struct, frozen=True):

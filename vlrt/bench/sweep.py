@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlrt.bench.record import Case, Record, Row
+from vlrt.bench.stats import ratio
 
 __all__ = ["encode_fit", "print_sweep", "prompt_fit", "recommended_threads", "sweep_lists"]
 
@@ -118,10 +119,14 @@ def findings(rows: list[Row]) -> list[str]:
     text = {r.counts["prompt_tokens"]: r for r in full if r.case.image == "none"}
     if len(text) > 1 and all("tpot" in r.summaries() for r in text.values()):
         low, high = min(text), max(text)
+        grown = ratio(text[low].samples("tpot"), text[high].samples("tpot"))
         step = [text[n].summaries()["tpot"].median for n in (low, high)]
         each = (step[1] - step[0]) / (high - low) * 1e3
+        if grown.verdict == "slower":
+            tail = f"{each:.2g} ms more for every 1,000 of context"
+        else:
+            tail = "no growth with context shown"
         lines.append(
-            f"decode: {step[0]:.3g} ms an id after {low} tokens, {step[1]:.3g} after {high}: "
-            f"{each:.2g} ms more for every 1,000 of context"
+            f"decode: {step[0]:.3g} ms an id after {low} tokens, {step[1]:.3g} after {high}: {tail}"
         )
     return lines
