@@ -62,7 +62,9 @@ def answer(model: Model, prompt: str, pictures: list[bytes], new_tokens: int) ->
         )
     )
     laps = [1e3 * (b - a) for a, b in pairwise(stamps)]
-    stages = dict(zip(("preprocess", "encode", "project", "prefill"), laps, strict=True))
+    stages: dict[str, float] = dict(
+        zip(("preprocess", "encode", "project", "prefill"), laps, strict=True)
+    )
     if not pictures:
         stages.pop("encode")
     stages["ttft"] = 1e3 * (chosen[0] - stamps[0])

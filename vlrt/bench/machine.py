@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlrt_runtime.memory import private
 from vlrt_runtime.session import default_threads, ort
@@ -59,11 +60,15 @@ def probe(seconds: float = 1.0) -> dict[str, float]:
     block = np.ones(1 << 26, np.float32)  # 256 MiB a thread: no cache holds them
     blocks = [block.copy() for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        read = _best(lambda: list(pool.map(lambda a: a.dot(a), blocks)), seconds)
+        read = _best(lambda: list(pool.map(_read_once, blocks)), seconds)
     n = 1536
     square = np.ones((n, n), np.float32)
     multiply = _best(lambda: square @ square, seconds)
     return {"read_bytes_per_s": threads * block.nbytes / read, "flops": 2 * n**3 / multiply}
+
+
+def _read_once(block: NDArray[np.float32]) -> float:
+    return float(np.dot(block, block))
 
 
 def _best(work: Any, seconds: float) -> float:

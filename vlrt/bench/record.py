@@ -6,7 +6,7 @@ Readers refuse a `schema_version` they do not know. Durations are milliseconds, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -141,7 +141,7 @@ def read_record(path: str | Path) -> Record:
         path = Path(path)
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: over {MAX_BYTES} bytes; no benchmark is that large")
-        content = msgspec.json.decode(path.read_bytes())
+        content: Any = msgspec.json.decode(path.read_bytes())
         if not isinstance(content, dict) or "schema_version" not in content:
             raise InputError(f"{path}: not a benchmark; make one: vlrt bench --format json -o FILE")
         if content["schema_version"] != SCHEMA_VERSION:
@@ -149,7 +149,8 @@ def read_record(path: str | Path) -> Record:
                 f"{path}: schema_version {content['schema_version']}, expected {SCHEMA_VERSION}; "
                 "measure again with this vlrt"
             )
-        for row in content.get("rows", []):
+        rows: list[dict[str, Any]] = cast("Any", content).get("rows", [])
+        for row in rows:
             row.pop("summary", None)  # made of the samples anew
         return msgspec.convert(content, Record)
     except OSError as error:
