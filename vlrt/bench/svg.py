@@ -20,10 +20,10 @@ def stacked(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str =
         y, x = ROW * i, 0.0
         total = sum(v for _, v in parts)
         body.append(_text(0, y + 18, label))
-        body.append(_text(WIDTH, y + 18, f"{total:,.4g} {unit}", "end"))
+        body.append(_text(WIDTH, y + 18, f"{_number(total)} {unit}", "end"))
         for k, (name, value) in enumerate(parts):
             width = WIDTH * value / most
-            title = f"<title>{escape(name)}: {value:,.4g} {unit}</title>"
+            title = f"<title>{escape(name)}: {_number(value)} {unit}</title>"
             body.append(
                 f'<rect class="c{k}" x="{x:.1f}" y="{y + 27}" width="{width:.1f}" height="16">'
                 f"{title}</rect>"
@@ -41,13 +41,13 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
     for i, ((label, values), middle) in enumerate(zip(rows, middles, strict=True)):
         y = ROW * i
         body.append(_text(0, y + 18, label))
-        body.append(_text(WIDTH, y + 18, f"{middle:,.4g} {unit}", "end"))
+        body.append(_text(WIDTH, y + 18, f"{_number(middle)} {unit}", "end"))
         body.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{y + 36}" y2="{y + 36}"/>')
         for value in values[:400]:
             x = WIDTH / 2 + (WIDTH / 2 - 6) * (value / middle - 1) / far
             body.append(
                 f'<circle class="dot" cx="{x:.1f}" cy="{y + 36}" r="4">'
-                f"<title>{value:,.4g} {unit}</title></circle>"
+                f"<title>{_number(value)} {unit}</title></circle>"
             )
         x = WIDTH / 2
         body.append(f'<line class="mid" x1="{x}" x2="{x}" y1="{y + 28}" y2="{y + 44}"/>')
@@ -95,6 +95,10 @@ def gauge(label: str, share: float) -> str:
         f'<rect class="c1" x="0" y="27" width="{width:.1f}" height="12"/>',
     ]
     return _svg(46, body, label)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "label") -> str:
