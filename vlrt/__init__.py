@@ -44,6 +44,10 @@ def load(
     threads: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    image_cache_mb: int = 512,
+    image_cache_folder: str | os.PathLike[str] | None = None,
+    prefix_cache_mb: int = 512,
+    keep_encoder: bool = True,
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -56,7 +60,15 @@ def load(
 
         package = demo_package()
     return Model(
-        package, device=device, threads=threads, min_pixels=min_pixels, max_pixels=max_pixels
+        package,
+        device=device,
+        threads=threads,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        image_cache_mb=image_cache_mb,
+        image_cache_folder=image_cache_folder,
+        prefix_cache_mb=prefix_cache_mb,
+        keep_encoder=keep_encoder,
     )
 
 

@@ -92,6 +92,8 @@ class Generation:
                 return None
             if known[picture.digest] is None and picture.digest not in encoded:
                 encoded[picture.digest] = model.encode(picture)
+        if not model.keep_encoder:
+            model.backend.release("vision_encoder")
         clock.lap("encode")
         for digest, features in encoded.items():
             if self.cancelled.is_set():

@@ -59,6 +59,8 @@ class Model(Stages):
         image_cache_folder: keeps them on disk as well, for other processes and later.
         prefix_cache_mb: memory for keys and values of earlier prompts and answers, which others
             that begin alike go on from: the same picture, the turns so far. 0 for none.
+        keep_encoder: False gives the vision encoder's memory back once pictures are encoded; the
+            next picture that is not known opens it again.
         lazy: graphs are opened when they are first used, not now.
 
     Raises:
@@ -79,6 +81,7 @@ class Model(Stages):
         image_cache_mb: int = CACHE_MB,
         image_cache_folder: str | os.PathLike[str] | None = None,
         prefix_cache_mb: int = CACHE_MB,
+        keep_encoder: bool = True,
         lazy: bool = False,
     ) -> None:
         started = time.perf_counter()
@@ -98,6 +101,7 @@ class Model(Stages):
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
         self.encoder_digest = encoder_digest(manifest)
         folder = None if image_cache_folder is None else Path(image_cache_folder)
+        self.keep_encoder = keep_encoder
         self.features = FeatureStore(image_cache_mb << 20, self.encoder_digest, folder)
         self.prefixes = PrefixStore(prefix_cache_mb << 20)
         if not lazy:

@@ -237,6 +237,14 @@ def test_an_encoded_picture_goes_wherever_a_picture_goes(
         model.stream(FIRST, images=handle)  # pyright: ignore
 
 
+def test_the_encoder_can_be_given_back(small_package: Path, fresh):
+    model = cold(small_package, keep_encoder=False)
+    for _ in range(2):
+        answer = model.generate(FIRST, images=[PICTURE], max_new_tokens=NEW)
+        assert answer.token_ids == fresh(FIRST, [PICTURE])
+        assert sorted(model.backend._sessions) == ["decoder", "projector"]  # pyright: ignore
+
+
 def test_a_picture_encoded_by_another_model_is_refused(
     small_package: Path, tmp_path: Path, small_qwen2_vl: Path
 ):

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         min_pixels=args.min_pixels,
         max_pixels=args.max_pixels,
+        keep_encoder=False,  # nobody asks again
     )
     stream = model.stream(
         prompt,
