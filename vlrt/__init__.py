@@ -44,6 +44,8 @@ def load(
     threads: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    compute_units: str | None = None,
+    mil_precision: str = "fp32",
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -56,7 +58,13 @@ def load(
 
         package = demo_package()
     return Model(
-        package, device=device, threads=threads, min_pixels=min_pixels, max_pixels=max_pixels
+        package,
+        device=device,
+        threads=threads,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        compute_units=compute_units,
+        mil_precision=mil_precision,
     )
 
 

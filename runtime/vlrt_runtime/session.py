@@ -61,7 +61,9 @@ def pick_device(wanted: str, exported_for: str) -> str:
         DeviceError: this installation of onnxruntime does not have it, or lacks kernels for it.
     """
     if wanted not in ("auto", *DEVICES):
-        raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
+        raise InputError(
+            f"device {wanted!r}: a package of ONNX graphs takes one of auto, {', '.join(DEVICES)}"
+        )
     if exported_for not in DEVICES:
         raise PackageError(
             f"manifest.json: device {exported_for!r}, expected {' or '.join(DEVICES)}; update vlrt"

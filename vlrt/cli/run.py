@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         min_pixels=args.min_pixels,
         max_pixels=args.max_pixels,
+        compute_units=args.compute_units,
+        mil_precision=args.mil_precision,
     )
     stream = model.stream(
         prompt,

@@ -94,6 +94,9 @@ def verify(
     prompt: str = "Describe this image.",
     max_new_tokens: int = 32,
     threads: int | None = None,
+    device: str = "auto",
+    compute_units: str | None = None,
+    mil_precision: str = "fp32",
     write: bool = False,
 ) -> Verification:
     """Compares a package with the checkpoint it was made from.
@@ -105,6 +108,9 @@ def verify(
         prompt: the question.
         max_new_tokens: greedy tokens to compare.
         threads: cores the package uses.
+        device: that runs the package, see `vlrt_runtime.model.Model`.
+        compute_units: of Core ML.
+        mil_precision: of a Core ML package that is interpreted.
         write: keep the result in the package's manifest.
 
     Raises:
@@ -115,7 +121,13 @@ def verify(
 
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-    model = Model(package, device="cpu", threads=threads)
+    model = Model(
+        package,
+        device=device,
+        threads=threads,
+        compute_units=compute_units,
+        mil_precision=mil_precision,
+    )
     picture = test_picture() if image is None else load_image(image)
     reference = load_reference(resolve(checkpoint).folder, model.manifest.family)
     content = [{"type": "image"}, {"type": "text", "text": prompt}]

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.backends.device_decoder import DeviceDecoder
 from vlrt_runtime.backends.onnx_decoder import OnnxDecoder
+from vlrt_runtime.backends.options import BackendOptions
 from vlrt_runtime.package import Package
-from vlrt_runtime.session import Graph, Session, open_session
+from vlrt_runtime.session import Graph, Session, open_session, pick_device
 
 __all__ = ["OnnxBackend", "backend"]
 
 GRAPHS = ("vision_encoder", "projector", "decoder")
 
 
-def backend(package: Package, device: str, threads: int) -> OnnxBackend:
-    """See `vlrt_runtime.backends`."""
-    return OnnxBackend(package, device, threads)
+def backend(package: Package, device: str, threads: int, options: BackendOptions) -> OnnxBackend:
+    """See `vlrt_runtime.backends`; auto is the device that the package was exported for."""
+    return OnnxBackend(package, pick_device(device, package.manifest.device), threads)
 
 
 class OnnxBackend:
