@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -173,7 +174,7 @@ def _run(
     given = {program_name(name): array for name, array in inputs.items()}
     for name, function in program.functions.items():
         if all(
-            spec.name in given and np.prod(spec.shape, dtype=np.int64) == given[spec.name].size
+            spec.name in given and prod(size or 1 for size in spec.shape) == given[spec.name].size
             for spec in function.inputs
             if None not in spec.shape
         ):
