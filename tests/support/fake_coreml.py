@@ -1,5 +1,6 @@
-"""A recorded contract of pyobjc's CoreML: it answers by the interpreter, and knows no more
-selectors than are written here, with the arguments that Apple documents.
+"""A recorded contract of pyobjc's CoreML, which answers by the interpreter.
+
+It knows no more selectors than are written here, with the arguments that Apple documents.
 """
 
 from __future__ import annotations

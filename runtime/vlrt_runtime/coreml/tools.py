@@ -55,9 +55,7 @@ class ToolsProgram:
             for spec in declared.inputs
         }
         try:
-            found = (
-                self._model(name).predict(feed, state) if state else self._model(name).predict(feed)
-            )
+            found = self._model(name).predict(feed, **({"state": state} if state else {}))
         except RuntimeError as error:
             raise PackageError(f"{self._path}: Core ML failed to run {name!r}: {error}") from error
         return {spec.name: np.asarray(found[spec.name]) for spec in declared.outputs}
