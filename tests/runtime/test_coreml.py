@@ -131,6 +131,25 @@ def test_declared_types_round(made: tuple[Path, Arithmetic], model: vlrt.Model):
     assert 0 < np.abs(found - exact).max() < 2e-2
 
 
+def test_pixel_limits_are_refused(made: tuple[Path, Arithmetic]):
+    with pytest.raises(InputError, match="max_pixels: the package sees pictures at 84x56, 56x84"):
+        vlrt.load(made[0], device="mil-interpreter", max_pixels=10000)
+
+
+def test_verify_shows_the_reference_the_exported_size(
+    made: tuple[Path, Arithmetic], small_qwen2_vl: Path
+):
+    pytest.importorskip("transformers")
+    from vlrt.verify import verify
+
+    found = verify(made[0], small_qwen2_vl, device="mil-interpreter", max_new_tokens=1)
+    stages = {stage.name: stage.difference for stage in found.stages}
+    assert found.prompt_equal
+    assert stages["pixel_values"] < 1e-6
+    # The arithmetic here is not the checkpoint's, and verify says so.
+    assert 0.1 < stages["vision_encoder"] < 100
+
+
 def test_nearest_sizes():
     assert nearest_size(100, 100, [(56, 56), (112, 112), (56, 112)]) == (112, 112)
     assert nearest_size(100, 141, [(100, 100), (100, 200)]) == (100, 100)

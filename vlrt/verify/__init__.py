@@ -20,9 +20,11 @@ from vlrt.verify.reference import ReferenceInputs, ReferenceRun, load_reference
 from vlrt_runtime.backends import Decoder
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import Layout
+from vlrt_runtime.families.qwen2_vl_image import nearest_size
 from vlrt_runtime.image import load_image
 from vlrt_runtime.manifest import MANIFEST
 from vlrt_runtime.model import Model
+from vlrt_runtime.transforms import resize
 
 __all__ = [
     "Divergence",
@@ -133,6 +135,12 @@ def verify(
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
     limits = {k: v for k, v in model.manifest.image.items() if k in ("min_pixels", "max_pixels")}
+    if sizes := model.manifest.image.get("sizes"):
+        # Graphs of fixed sizes: the reference is given the picture at the size that they take.
+        height, width = nearest_size(picture.height, picture.width, sizes)
+        resample = model.manifest.image["resample"]
+        picture = resize(picture, height=height, width=width, resample=resample)
+        limits = dict.fromkeys(limits, height * width)
     inputs = reference.inputs(messages, [picture], image_options=limits)
     found = compare(model, inputs, reference.run(inputs, max_new_tokens), [picture], prompt)
     if write:

@@ -1,4 +1,4 @@
-"""`--device coreml` for a package of ONNX graphs: onnxruntime's Core ML provider, vision encoder only.
+"""`--device coreml` for ONNX packages: onnxruntime's Core ML provider, for the vision encoder only.
 
 The provider takes graphs of fixed sizes and common operators; the decoder has neither, and would
 copy its cache at every step. What it cannot take runs on the CPU, and a note says why. Packages

@@ -322,5 +322,22 @@ def test_an_operation_gives_what_coremltools_or_torch_gives(
 
 
 def test_every_operation_has_a_case():
-    untested = {"constexpr_affine_dequantize", "constexpr_cast"}
-    assert set(RULES) - {name.split("__")[0] for name in CASES} == untested
+    of_ios16 = {"constexpr_affine_dequantize", "constexpr_cast"}
+    assert set(RULES) - {name.split("__")[0] for name in CASES} == of_ios16
+
+
+def test_weights_of_ios16_by_their_formulas():
+    """Programs for iOS 18 cannot hold these, and others cannot hold the rest."""
+    codes, zeros, scales = CODES, whole(8).astype(np.int8), positive(8)
+    found = RULES["constexpr_affine_dequantize"](
+        quantized_data=codes, zero_point=zeros, scale=scales, axis=0
+    )
+    expected = (codes.astype(np.float32) - zeros[:, None]) * scales[:, None]
+    np.testing.assert_array_equal(found, expected)
+    indices, table = random.integers(0, 16, (3, 5)).astype(np.uint8), floats(16)
+    flat = np.append(indices.reshape(-1), 0).astype(np.uint8)  # a half byte is left over
+    packed = flat[::2] | flat[1::2] << 4
+    found = RULES["constexpr_lut_to_dense"](indices=packed, lut=table, shape=np.array([3, 5]))
+    np.testing.assert_array_equal(found, table[indices])
+    found = RULES["constexpr_cast"](source_val=table, output_dtype="fp32")
+    np.testing.assert_array_equal(found, table)
