@@ -48,6 +48,8 @@ def load(
     image_cache_folder: str | os.PathLike[str] | None = None,
     prefix_cache_mb: int = 512,
     keep_encoder: bool = True,
+    compute_units: str | None = None,
+    mil_precision: str = "fp32",
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -69,6 +71,8 @@ def load(
         image_cache_folder=image_cache_folder,
         prefix_cache_mb=prefix_cache_mb,
         keep_encoder=keep_encoder,
+        compute_units=compute_units,
+        mil_precision=mil_precision,
     )
 
 

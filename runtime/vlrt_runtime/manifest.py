@@ -16,6 +16,7 @@ from vlrt_runtime.errors import PackageError, PackageNotFoundError
 __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
+    "CoreMLSpec",
     "FileEntry",
     "Generation",
     "GraphSpec",
@@ -28,6 +29,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+PROGRAM = ".mlpackage"  # a folder, which has files of its own
 MAX_BYTES = 16 << 20  # no manifest is near it; a larger file is not one
 
 
@@ -60,6 +62,29 @@ class GraphSpec(Record, frozen=True):
     outputs: tuple[TensorSpec, ...]
     precision: PrecisionSpec
     parameters: int
+
+
+class CoreMLSpec(Record, frozen=True, kw_only=True):
+    """How a package's Core ML programs are called.
+
+    Every program of the decoder has the functions `prefill`, for `prefill_rows` positions at a
+    time, and `decode`, for one.
+
+    Attributes:
+        profile: that the programs were made for: gpu or ane.
+        decoder: its programs in order: each hands `hidden` on to the next.
+        prefill_rows: positions of a call of `prefill`.
+        max_length: positions of the cache.
+        mask_value: added to scores that must not count; float16 has no room for more.
+        padding: what an input is filled up with, by name, where there is less than it holds.
+    """
+
+    profile: str
+    decoder: tuple[str, ...]
+    prefill_rows: int
+    max_length: int
+    mask_value: float = -1e4
+    padding: dict[str, float] = {}
 
 
 class EmbeddingSpec(Record, frozen=True):
@@ -113,6 +138,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         text: parameters of the answer's text, read by the family.
         generation: stop ids and limits.
         files: every file of the package but this one.
+        target: kind of the graphs: onnx or coreml.
+        coreml: how Core ML programs are called.
         verification: what `vlrt verify` found, if it was run.
     """
 
@@ -132,6 +159,8 @@ class Manifest(Record, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     verification: dict[str, Any] | None = None
     text: dict[str, Any] = {}
+    target: str = "onnx"
+    coreml: CoreMLSpec | None = None
 
     def to_json(self) -> bytes:
         """Indented JSON, ending in a line break."""
@@ -173,10 +202,15 @@ class _Version(msgspec.Struct):
 
 
 def _check_paths(path: Path, manifest: Manifest) -> None:
-    named = [*manifest.files, *(g.file for g in manifest.graphs.values()), manifest.embedding.file]
-    for name in named:
+    programs = manifest.coreml.decoder if manifest.coreml else ()
+    graphs = [*programs, *(graph.file for graph in manifest.graphs.values())]
+    folders = {name.partition("/")[0] for name in manifest.files if "/" in name}
+    for name in [*manifest.files, *graphs, manifest.embedding.file]:
         # A package may come from anywhere: no name in it leads out of its folder.
-        if name in ("", ".", "..") or "/" in name or "\\" in name or ":" in name:
+        parts = name.split("/")
+        plain = all(part not in ("", ".", "..") for part in parts)
+        inside = len(parts) == 1 or parts[0].endswith(PROGRAM)
+        if not plain or not inside or any(letter in name for letter in "\\:\0"):
             raise PackageError(f"{path}: {name!r} is no plain file name; do not use this package")
-        if name not in manifest.files:
+        if name not in manifest.files and not (name.endswith(PROGRAM) and name in folders):
             raise PackageError(f"{path}: {name!r} has no entry under 'files'; export again")

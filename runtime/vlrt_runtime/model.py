@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlrt_runtime.answer import Answer, Stream, Timings
-from vlrt_runtime.backends import open_backend
+from vlrt_runtime.backends import BackendOptions, open_backend
 from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.embedding import EmbeddingTable
 from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
@@ -62,6 +62,9 @@ class Model(Stages):
         keep_encoder: False gives the vision encoder's memory back once pictures are encoded; the
             next picture that is not known opens it again.
         lazy: graphs are opened when they are first used, not now.
+        compute_units: that Core ML may use: cpu-and-gpu, cpu-and-ne, all or cpu.
+        mil_precision: of a Core ML package that is interpreted: fp32, or declared, which rounds
+            every result to the type that the package declares.
 
     Raises:
         PackageNotFoundError: there is no such package.
@@ -83,6 +86,8 @@ class Model(Stages):
         prefix_cache_mb: int = CACHE_MB,
         keep_encoder: bool = True,
         lazy: bool = False,
+        compute_units: str | None = None,
+        mil_precision: str = "fp32",
     ) -> None:
         started = time.perf_counter()
         if threads is not None and threads < 1:
@@ -91,7 +96,9 @@ class Model(Stages):
         self.manifest = manifest = self.package.manifest
         # Threads without a core of their own only wait for one another.
         self.threads = min(threads or default_threads(), os.cpu_count() or 1)
-        self.backend = open_backend(self.package, device, self.threads)
+        self.backend = open_backend(
+            self.package, device, self.threads, BackendOptions(compute_units, mil_precision)
+        )
         self.device = self.backend.device
         self.family = family_of(manifest, min_pixels=min_pixels, max_pixels=max_pixels)
         self.codec = TextCodec(

@@ -93,7 +93,7 @@ class Package:
 
     def _check_sizes(self) -> None:
         sizes = {
-            name: (entry.size, _size(self.folder / name))
+            name: (entry.size, _size(self.folder, name))
             for name, entry in self.manifest.files.items()
         }
         wrong = [
@@ -105,6 +105,11 @@ class Package:
             raise PackageError(f"{self.folder}: damaged: {shortlist(wrong)}; export it again")
 
 
-def _size(path: Path) -> int | None:
+def _size(folder: Path, name: str) -> int | None:
     # A link could lead out of the package, wherever it came from.
-    return path.stat().st_size if path.is_file() and not path.is_symlink() else None
+    path = folder
+    for part in name.split("/"):
+        path /= part
+        if path.is_symlink():
+            return None
+    return path.stat().st_size if path.is_file() else None

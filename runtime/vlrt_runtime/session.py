@@ -61,7 +61,9 @@ def pick_device(wanted: str, exported_for: str) -> str:
         DeviceError: this installation of onnxruntime does not have it, or lacks kernels for it.
     """
     if wanted not in ("auto", *DEVICES):
-        raise InputError(f"device {wanted!r}: expected one of auto, {', '.join(DEVICES)}")
+        raise InputError(
+            f"device {wanted!r}: a package of ONNX graphs takes one of auto, {', '.join(DEVICES)}"
+        )
     if exported_for not in DEVICES:
         raise PackageError(
             f"manifest.json: device {exported_for!r}, expected {' or '.join(DEVICES)}; update vlrt"
@@ -90,8 +92,14 @@ def default_threads() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def open_session(path: Path, *, device: str, threads: int) -> Session:
-    """Loads a graph.
+def open_session(
+    path: Path,
+    *,
+    device: str,
+    threads: int,
+    accelerator: tuple[str, dict[str, str]] | None = None,
+) -> Session:
+    """Loads a graph; an `accelerator` is a provider with its settings, for the parts it takes.
 
     Raises:
         PackageError: onnxruntime cannot load it.
@@ -103,7 +111,9 @@ def open_session(path: Path, *, device: str, threads: int) -> Session:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings are about choices made on purpose
     provider = DEVICES[device][0]
-    providers = [provider] if device == "cpu" else [provider, DEVICES["cpu"][0]]
+    providers: list[Any] = [provider] if device == "cpu" else [provider, DEVICES["cpu"][0]]
+    if accelerator is not None:
+        providers.insert(0, accelerator)
     try:
         # By path, never from bytes: weights are then read, not copied.
         session = ort.InferenceSession(str(path), options, providers=providers)

@@ -84,7 +84,7 @@ def test_the_sdist_holds_sources_and_tests_only(built):
         paths = [PurePosixPath(name).parts[1:] for name in archive.getnames()]
     assert {parts[0] for parts in paths} - {"benchmarks"} == {
         *(".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"),
-        *("export", "runtime", "tests", "vlrt"),
+        *("docs", "export", "runtime", "scripts", "tests", "vlrt"),
     }
     assert built.sdist.stat().st_size <= DEMO_BYTES + CODE_BYTES
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "parser"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
+DEVICES = ("auto", "cpu", "cuda", "coreml", "mil-interpreter")
 QUANTIZERS = ("rtn", "mse", "hqq", "gptq")
 EPILOG = """\
 SOURCE is a short name (see `vlrt models`), a hub id (owner/name) or a folder.
@@ -210,6 +211,7 @@ def _add_verify(commands: Commands) -> None:
     )
     command.add_argument("--write", action="store_true", help="keep the figures in the manifest")
     command.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_backend(command)
     command.add_argument("--threads", type=int, metavar="N", help="cores (default: all)")
 
 
@@ -221,10 +223,23 @@ def _add_demo(commands: Commands) -> None:
     )
 
 
-def _add_device(command: argparse.ArgumentParser) -> None:
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", choices=DEVICES, help="(default: auto)")
     command.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)"
+        "--compute-units",
+        choices=("cpu-and-gpu", "cpu-and-ne", "all", "cpu"),
+        help="of --device coreml (default: what the package was made for)",
     )
+    command.add_argument(
+        "--mil-precision",
+        choices=("fp32", "declared"),
+        default="fp32",
+        help="of --device mil-interpreter: exact, or rounded as on a device (default: fp32)",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    _add_backend(command)
     command.add_argument("--threads", type=int, metavar="N", help="cores (default: all)")
     for limit in ("min", "max"):
         command.add_argument(

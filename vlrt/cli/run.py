@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
         min_pixels=args.min_pixels,
         max_pixels=args.max_pixels,
         keep_encoder=False,  # nobody asks again
+        compute_units=args.compute_units,
+        mil_precision=args.mil_precision,
     )
     stream = model.stream(
         prompt,

@@ -23,6 +23,9 @@ def run(args: argparse.Namespace) -> int:
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
         threads=args.threads,
+        device=args.device,
+        compute_units=args.compute_units,
+        mil_precision=args.mil_precision,
         write=args.write,
     )
     print(json.dumps(found.as_dict()) if args.json else "\n".join(_lines(found)))

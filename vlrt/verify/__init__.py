@@ -20,9 +20,11 @@ from vlrt.verify.reference import ReferenceInputs, ReferenceRun, load_reference
 from vlrt_runtime.backends import Decoder
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import Layout
+from vlrt_runtime.families.qwen2_vl_image import nearest_size
 from vlrt_runtime.image import load_image
 from vlrt_runtime.manifest import MANIFEST
 from vlrt_runtime.model import Model
+from vlrt_runtime.transforms import resize
 
 __all__ = [
     "Divergence",
@@ -94,6 +96,9 @@ def verify(
     prompt: str = "Describe this image.",
     max_new_tokens: int = 32,
     threads: int | None = None,
+    device: str = "auto",
+    compute_units: str | None = None,
+    mil_precision: str = "fp32",
     write: bool = False,
 ) -> Verification:
     """Compares a package with the checkpoint it was made from.
@@ -105,6 +110,9 @@ def verify(
         prompt: the question.
         max_new_tokens: greedy tokens to compare.
         threads: cores the package uses.
+        device: that runs the package, see `vlrt_runtime.model.Model`.
+        compute_units: of Core ML.
+        mil_precision: of a Core ML package that is interpreted.
         write: keep the result in the package's manifest.
 
     Raises:
@@ -115,12 +123,24 @@ def verify(
 
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-    model = Model(package, device="cpu", threads=threads)
+    model = Model(
+        package,
+        device=device,
+        threads=threads,
+        compute_units=compute_units,
+        mil_precision=mil_precision,
+    )
     picture = test_picture() if image is None else load_image(image)
     reference = load_reference(resolve(checkpoint).folder, model.manifest.family)
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
     limits = {k: v for k, v in model.manifest.image.items() if k in ("min_pixels", "max_pixels")}
+    if sizes := model.manifest.image.get("sizes"):
+        # Graphs of fixed sizes: the reference is given the picture at the size that they take.
+        height, width = nearest_size(picture.height, picture.width, sizes)
+        resample = model.manifest.image["resample"]
+        picture = resize(picture, height=height, width=width, resample=resample)
+        limits = dict.fromkeys(limits, height * width)
     inputs = reference.inputs(messages, [picture], image_options=limits)
     found = compare(model, inputs, reference.run(inputs, max_new_tokens), [picture], prompt)
     if write:

@@ -12,17 +12,18 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from vlrt_runtime.backends.options import BackendOptions
+from vlrt_runtime.errors import PackageError
 from vlrt_runtime.package import Package
-from vlrt_runtime.session import pick_device
 
-__all__ = ["Backend", "Decoder", "Graph", "open_backend"]
+__all__ = ["Backend", "BackendOptions", "Decoder", "Graph", "open_backend"]
 
 Array = NDArray[Any]
 
-# device -> the module with its `backend` function
+# the manifest's `target` -> the module with its `backend` function
 BACKENDS = {
-    "cpu": "vlrt_runtime.backends.onnx",
-    "cuda": "vlrt_runtime.backends.onnx",
+    "onnx": "vlrt_runtime.backends.onnx",
+    "coreml": "vlrt_runtime.backends.coreml",
 }
 
 
@@ -98,13 +99,19 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(package: Package, device: str, threads: int) -> Backend:
-    """The backend for a device; auto means the one that the package was exported for.
+def open_backend(
+    package: Package, device: str, threads: int, options: BackendOptions | None = None
+) -> Backend:
+    """The backend for a package's kind of graphs; auto means the best device for it here.
 
     Raises:
-        InputError: no device has that name.
+        InputError: no device has that name, or none that runs such graphs.
         PackageError: this version does not know the one that the package was exported for.
         DeviceError: the device is not to be had here.
     """
-    picked = pick_device(device, package.manifest.device)
-    return import_module(BACKENDS[picked]).backend(package, picked, threads)
+    target = package.manifest.target
+    if target not in BACKENDS:
+        known = " or ".join(BACKENDS)
+        raise PackageError(f"manifest.json: target {target!r}, expected {known}; update vlrt")
+    module = import_module(BACKENDS[target])
+    return module.backend(package, device, threads, options or BackendOptions())

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from vlrt_runtime.backends.device_decoder import DeviceDecoder
+from vlrt_runtime.backends.onnx_coreml import VISION, open_vision
 from vlrt_runtime.backends.onnx_decoder import OnnxDecoder
+from vlrt_runtime.backends.options import BackendOptions
 from vlrt_runtime.package import Package
-from vlrt_runtime.session import Graph, Session, open_session
+from vlrt_runtime.session import Graph, Session, open_session, pick_device
 
 __all__ = ["OnnxBackend", "backend"]
 
 GRAPHS = ("vision_encoder", "projector", "decoder")
 
 
-def backend(package: Package, device: str, threads: int) -> OnnxBackend:
-    """See `vlrt_runtime.backends`."""
-    return OnnxBackend(package, device, threads)
+def backend(package: Package, device: str, threads: int, options: BackendOptions) -> OnnxBackend:
+    """See `vlrt_runtime.backends`; auto is the device that the package was exported for.
+
+    coreml is the CPU, with the vision encoder on Core ML where it can be.
+    """
+    vision = partial(open_vision, package, options, threads) if device == "coreml" else None
+    picked = pick_device("cpu" if vision else device, package.manifest.device)
+    return OnnxBackend(package, picked, threads, {} if vision is None else {VISION: vision})
 
 
 class OnnxBackend:
-    """See `vlrt_runtime.backends.Backend`."""
+    """See `vlrt_runtime.backends.Backend`; `openers` open graphs that are opened otherwise."""
 
-    def __init__(self, package: Package, device: str, threads: int) -> None:
+    def __init__(
+        self,
+        package: Package,
+        device: str,
+        threads: int,
+        openers: Mapping[str, Callable[[], Session]],
+    ) -> None:
         self.device = device
+        self._openers = openers
         self._package, self._threads = package, threads
         self._sessions: dict[str, Session] = {}
         self._locks = {name: threading.Lock() for name in GRAPHS}
@@ -57,7 +72,11 @@ class OnnxBackend:
         with self._locks[name]:
             session = self._sessions.get(name)
             if session is None:
-                path = self._package.graph(name)
-                session = open_session(path, device=self.device, threads=self._threads)
-                self._sessions[name] = session
+                session = self._sessions[name] = self._openers.get(
+                    name, partial(self._open, name)
+                )()
             return session
+
+    def _open(self, name: str) -> Session:
+        path = self._package.graph(name)
+        return open_session(path, device=self.device, threads=self._threads)

@@ -49,6 +49,11 @@ def family(manifest: Manifest, limits: Mapping[str, int]) -> Qwen2VL:
         tokens = {kind: manifest.tokens[kind] for kind in ("image", "video")}
     except (msgspec.ValidationError, KeyError) as error:
         raise PackageError(f"manifest.json: {error}; export the package again") from error
+    if image.sizes and limits:
+        sizes = ", ".join(f"{width}x{height}" for height, width in image.sizes)
+        raise InputError(
+            f"{', '.join(limits)}: the package sees pictures at {sizes}; leave the limit out"
+        )
     if min(video.min_pixels, video.max_pixels, video.max_tokens) < 1:
         raise PackageError(f"manifest.json: {video}, expected limits above 0; export again")
     if not 0 < image.min_pixels <= image.max_pixels:

@@ -17,7 +17,7 @@ from PIL import Image
 from vlrt_runtime.errors import ImageError
 from vlrt_runtime.transforms import resize, to_normalized
 
-__all__ = ["ImageParams", "patchify", "patchify_frames", "smart_resize"]
+__all__ = ["ImageParams", "nearest_size", "patchify", "patchify_frames", "smart_resize"]
 
 _MAX_RATIO = 200  # fixed in the reference, not in its configuration
 
@@ -35,6 +35,47 @@ class ImageParams:
     std: tuple[float, float, float]
     rescale_factor: float
     resample: int
+    sizes: tuple[tuple[int, int], ...] = ()  # (height, width): all that graphs of fixed size take
+
+    def target(
+        self,
+        height: int,
+        width: int,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> tuple[int, int]:
+        """The size (height, width) that a picture is resized to, within limits of its area."""
+        if self.sizes:
+            return nearest_size(height, width, self.sizes)
+        return smart_resize(
+            height,
+            width,
+            factor=self.patch_size * self.merge_size,
+            min_pixels=self.min_pixels if min_pixels is None else min_pixels,
+            max_pixels=self.max_pixels if max_pixels is None else max_pixels,
+        )
+
+
+def nearest_size(height: int, width: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size (height, width) whose aspect ratio is nearest; of equals the largest.
+
+    A ratio is as far from its double as from its half.
+    """
+    _check(height, width)
+    ratio = math.log(height / width)
+    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - ratio), -math.prod(size)))
+
+
+def _check(height: int, width: int) -> None:
+    if min(height, width) < 1:
+        raise ImageError(f"picture has no pixels: it is {width}x{height}; expected 1x1 or more")
+    ratio = max(height, width) / min(height, width)
+    if ratio > _MAX_RATIO:
+        raise ImageError(
+            f"picture too narrow: {width}x{height} has an aspect ratio of {ratio:.6g}; "
+            f"expected at most {_MAX_RATIO}; crop it"
+        )
 
 
 def smart_resize(
@@ -44,14 +85,7 @@ def smart_resize(
 
     The aspect ratio is kept as nearly as that allows.
     """
-    if min(height, width) < 1:
-        raise ImageError(f"picture has no pixels: it is {width}x{height}; expected 1x1 or more")
-    ratio = max(height, width) / min(height, width)
-    if ratio > _MAX_RATIO:
-        raise ImageError(
-            f"picture too narrow: {width}x{height} has an aspect ratio of {ratio:.6g}; "
-            f"expected at most {_MAX_RATIO}; crop it"
-        )
+    _check(height, width)
     # Python's round, halves to even, as the reference: 42 becomes 56, and so does 70.
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > max_pixels:
@@ -69,13 +103,7 @@ def patchify(
     image: Image.Image, params: ImageParams
 ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
     """Resizes, normalises and cuts an RGB picture: patches [n, C*T*p*p] and the grid (t, h, w)."""
-    height, width = smart_resize(
-        image.height,
-        image.width,
-        factor=params.patch_size * params.merge_size,
-        min_pixels=params.min_pixels,
-        max_pixels=params.max_pixels,
-    )
+    height, width = params.target(image.height, image.width)
     resized = resize(image, height=height, width=width, resample=params.resample)
     return patchify_frames([np.asarray(resized)], params)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlrt_runtime.families.qwen2_vl_image import ImageParams, patchify_frames, smart_resize
+from vlrt_runtime.families.qwen2_vl_image import ImageParams, patchify_frames
 from vlrt_runtime.transforms import resize
 from vlrt_runtime.video import Video
 
@@ -62,10 +62,9 @@ def patchify_video(
     def fit(frame: Image.Image, count: int) -> Image.Image:
         nonlocal size
         size = frame.size
-        height, width = smart_resize(
+        height, width = image.target(
             frame.height,
             frame.width,
-            factor=image.patch_size * image.merge_size,
             min_pixels=limits.min_pixels,
             max_pixels=limits.frame_pixels(count, image),
         )
