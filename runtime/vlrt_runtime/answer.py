@@ -56,6 +56,8 @@ class Answer:
         timings: milliseconds by stage.
         entities: what the answer points at, of models that do.
         cached_tokens: positions of the prompt whose keys and values were there from before.
+        drafted_tokens: ids that speculation guessed and the decoder ran.
+        accepted_tokens: those of them that became part of the answer.
     """
 
     text: str
@@ -66,9 +68,11 @@ class Answer:
     timings: Timings
     entities: tuple[Entity, ...] = ()
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that `vlrt run --json` prints; entities only where there are some."""
+        """The object that `vlrt run --json` prints; entities and drafts where there are some."""
         said: dict[str, Any] = {
             "text": self.text,
             "token_ids": self.token_ids,
@@ -77,6 +81,9 @@ class Answer:
             "image_tokens": self.image_tokens,
             "timings_ms": self.timings.as_dict(),
         }
+        if self.drafted_tokens:
+            said["drafted_tokens"] = self.drafted_tokens
+            said["accepted_tokens"] = self.accepted_tokens
         if self.entities:
             said["entities"] = [entity.as_dict() for entity in self.entities]
         return said

@@ -16,6 +16,7 @@ from vlrt_runtime.backends import Decoder
 from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import FinishReason, greedy
+from vlrt_runtime.lookup import BARRIER, Lookahead
 from vlrt_runtime.reuse import pictures_from, position_keys
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ class Generation:
         model: that answers.
         prepare: gives the prompt's layout and its pictures.
         max_new_tokens: ids to add at most.
+        speculate: text that repeats is guessed and checked several ids at a time.
         cancelled: set from any thread to end the answer.
     """
 
     model: Model
     prepare: Callable[[], tuple[Layout, list[Picture]]]
     max_new_tokens: int
+    speculate: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
+    _ahead: Lookahead | None = field(default=None, init=False)
 
     def pieces(self) -> Generator[str, None, Answer]:
         """Yields the text as it comes; returns the answer."""
@@ -77,6 +81,8 @@ class Generation:
             clock.timings,
             placed(found, [picture.size for picture in pictures]),
             cached_tokens=start,
+            drafted_tokens=self._ahead.drafted if self._ahead else 0,
+            accepted_tokens=self._ahead.accepted if self._ahead else 0,
         )
 
     def _projected(self, pictures: Sequence[Picture], clock: Clock) -> list[Outputs] | None:
@@ -121,13 +127,26 @@ class Generation:
             clock.token()
             return token
 
-        return (
-            yield from greedy(
-                scores,
-                partial(model.step, decoder, layout, run=run),
-                stop_ids=settings.stop_ids,
-                max_new_tokens=limit,
-                choose=choose,
-                cancelled=self.cancelled.is_set,
+        step = partial(model.step, decoder, layout, run=run)
+        if self.speculate:
+            nowhere = layout.slots | np.isin(layout.token_ids, settings.stop_ids)
+            self._ahead = Lookahead(
+                decoder,
+                np.where(nowhere, BARRIER, layout.token_ids).tolist(),
+                step=step,
+                run=partial(model.steps, decoder, layout),
+                end=length + limit - 1,  # the last id is chosen and not run
+                adjust=lambda logits: model.adjusted(logits, seen),
             )
+            step = self._ahead.step
+        reason = yield from greedy(
+            scores,
+            step,
+            stop_ids=settings.stop_ids,
+            max_new_tokens=limit,
+            choose=choose,
+            cancelled=self.cancelled.is_set,
         )
+        if self._ahead:
+            self._ahead.forget()  # what was guessed is no part of the answer
+        return reason

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,7 @@ class Model(Stages):
         videos: Sequence[VideoSource | Video] = (),
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         raw: bool = False,
+        speculate: bool = False,
     ) -> Answer:
         """Answers a prompt, greedily.
 
@@ -132,6 +134,8 @@ class Model(Stages):
             videos: paths, lists of frames, or `Video`s, which say what to look at in them.
             max_new_tokens: ids to add at most.
             raw: the prompt is the whole text, placeholders included; no chat template.
+            speculate: text that repeats is guessed and checked several ids at a time: the same
+                answer, sooner where it repeats (see `vlrt_runtime.lookup`).
 
         Raises:
             ImageError: a picture cannot be used.
@@ -140,7 +144,12 @@ class Model(Stages):
             InputError: prompt and pictures do not match, or an option cannot be used.
         """
         return self.stream(
-            prompt, images=images, videos=videos, max_new_tokens=max_new_tokens, raw=raw
+            prompt,
+            images=images,
+            videos=videos,
+            max_new_tokens=max_new_tokens,
+            raw=raw,
+            speculate=speculate,
         ).result()
 
     def stream(
@@ -151,6 +160,7 @@ class Model(Stages):
         videos: Sequence[VideoSource | Video] = (),
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         raw: bool = False,
+        speculate: bool = False,
     ) -> Stream:
         """As `generate`, piece by piece: nothing is computed before the first is asked for."""
         if max_new_tokens < 1:
@@ -160,7 +170,8 @@ class Model(Stages):
         if isinstance(videos, ONE_VIDEO):
             raise InputError("videos: expected a list of videos, got one; put it in brackets")
         sources = list(images), list(videos)
-        making = Generation(self, lambda: self.prepare(prompt, *sources, raw=raw), max_new_tokens)
+        prepare = partial(self.prepare, prompt, *sources, raw=raw)
+        making = Generation(self, prepare, max_new_tokens, speculate)
         return Stream(making.pieces(), making.cancelled)
 
     def prepare(

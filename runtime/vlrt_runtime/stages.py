@@ -126,12 +126,22 @@ class Stages:
 
         Or what else `run` gives for its position.
         """
-        ids = np.array([token])
-        row = self.embed(ids)[None]
-        inputs = layout.step(token, row, decoder.length)
-        if decoder.looks_up and inputs["inputs_embeds"] is row:  # as the table has it
-            inputs = inputs | {"inputs_embeds": row[:, :0], "token_ids": ids[None]}
-        return (run or decoder.run)(inputs)[-1]
+        return (run or decoder.run)(self._answered(decoder, layout, [token]))[-1]
+
+    def steps(self, decoder: Decoder, layout: Layout, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Runs several tokens of the answer at once; logits [n, vocab] behind each."""
+        inputs = self._answered(decoder, layout, tokens)
+        return decoder.run(inputs, num_logits=len(tokens))
+
+    def _answered(
+        self, decoder: Decoder, layout: Layout, tokens: Sequence[int]
+    ) -> dict[str, NDArray[Any]]:
+        ids = np.array(tokens, np.int64)
+        rows = self.embed(ids)[None]
+        inputs = layout.step(ids, rows, decoder.length)
+        if decoder.looks_up and inputs["inputs_embeds"] is rows:  # as the table has them
+            inputs = inputs | {"inputs_embeds": rows[:, :0], "token_ids": ids[None]}
+        return inputs
 
     def choose(self, scores: Any, seen: Sequence[int]) -> int:
         """The next token by greedy decoding.
@@ -143,7 +153,11 @@ class Stages:
         """
         if np.ndim(scores) == 0:
             return int(scores)
+        return int(np.argmax(self.adjusted(scores, seen)))
+
+    def adjusted(self, logits: NDArray[np.float32], seen: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [vocab] under the checkpoint's penalty; the argument stays as it is."""
         penalty = self.manifest.generation.repetition_penalty
         if penalty != 1.0:
-            penalize(scores, seen, penalty)
-        return int(np.argmax(scores))
+            penalize(logits := logits.copy(), seen, penalty)
+        return logits

@@ -171,11 +171,9 @@ def test_padding_has_no_position_and_only_counts_once_it_is_cached(
     expected = [69, 1, 70, 1, 1, 71]
     assert np.array_equal(rows[67:], sinusoids(np.array(expected), 48))
     following = len(layout.token_ids)
-    one = zeros[:, :1]
-    assert np.array_equal(
-        layout.step(5, one, following)["inputs_embeds"][0], sinusoids(np.array([75]), 48)
-    )
-    assert not layout.step(1, one, following)["inputs_embeds"].any()
+    both = layout.step(np.array([5, 1]), zeros[:, :2], following)["inputs_embeds"][0]
+    assert np.array_equal(both[:1], sinusoids(np.array([75]), 48))
+    assert not both[1].any()
 
 
 def test_padding_in_the_answer(model: Model, reference: Kosmos2Reference):
@@ -186,7 +184,7 @@ def test_padding_in_the_answer(model: Model, reference: Kosmos2Reference):
     got = []
     for token in (5, 1, 1, 9):
         row = model.embed(np.array([token]))[None]
-        got.append(decoder.run(layout.step(token, row, decoder.length))[-1].copy())
+        got.append(decoder.run(layout.step(np.array([token]), row, decoder.length))[-1].copy())
     inputs = reference.inputs(user(PROMPT), [picture(*SIZE)])
     cache = None
     expected = []

@@ -184,6 +184,11 @@ def _add_run(commands: Commands) -> None:
     )
     command.add_argument("--raw", action="store_true", help="PROMPT is the whole text, no template")
     command.add_argument(
+        "--speculate",
+        action="store_true",
+        help="guess text that repeats, and check several tokens at once: the same answer, sooner",
+    )
+    command.add_argument(
         "--annotate", metavar="FILE", help="write the first picture with the answer's boxes on it"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")

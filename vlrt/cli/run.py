@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         videos=[vlrt.Video(path, args.fps, args.max_frames) for path in args.video],
         max_new_tokens=args.max_new_tokens,
         raw=args.raw,
+        speculate=args.speculate,
     )
     if args.json:
         answer = stream.result()
@@ -65,6 +66,9 @@ def statistics(answer: Answer) -> str:
     ]
     if t.tpot:
         rows.append(("decode", f"{1e3 / t.tpot:.1f} tokens/s, {t.tpot:.1f} ms a token"))
+    if answer.drafted_tokens:
+        counts = f"{answer.accepted_tokens} of {answer.drafted_tokens} tokens accepted"
+        rows.append(("drafts", counts))
     rows.append(("total", f"{t.total / 1e3:.2f} s, {new} tokens, {answer.finish_reason}"))
     memory = {"peak": peak_rss(), "private": private()}
     known = [f"{size / 1e6:.0f} MB {name}" for name, size in memory.items() if size]

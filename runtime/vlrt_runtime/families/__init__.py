@@ -98,8 +98,10 @@ class Layout:
         """Positions that stand for pictures, in their order: `Picture.tokens` each."""
         return self.slots if self.placeholders is None else self.placeholders
 
-    def step(self, token_id: int, embeds: NDArray[np.float32], start: int) -> dict[str, Array]:
-        """The decoder's inputs for one token of the answer, for families that look at its id."""
+    def step(
+        self, token_ids: NDArray[np.int64], embeds: NDArray[np.float32], start: int
+    ) -> dict[str, Array]:
+        """As `inputs`, for ids [n] of the answer, for families that look at them."""
         return self.inputs(embeds, start)
 
 

@@ -73,12 +73,12 @@ class _Layout(Layout):
     params: PositionParams
 
     def step(
-        self, token_id: int, embeds: NDArray[np.float32], start: int
+        self, token_ids: NDArray[np.int64], embeds: NDArray[np.float32], start: int
     ) -> dict[str, NDArray[Any]]:
         """As the base says; padding has no position."""
-        if token_id == self.params.padding_id:
-            return {"inputs_embeds": embeds * self.params.embed_scale}
-        return self.inputs(embeds, start)
+        padding = (token_ids == self.params.padding_id)[None, :, None]
+        placed = self.inputs(embeds, start)["inputs_embeds"]
+        return {"inputs_embeds": np.where(padding, embeds * self.params.embed_scale, placed)}
 
 
 class Kosmos2(Family):
