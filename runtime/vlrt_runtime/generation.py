@@ -116,8 +116,10 @@ class Generation:
         length = len(layout.token_ids)
         limit = min(self.max_new_tokens, settings.max_context - length)
         decoder.reserve(length + min(limit, AHEAD))
-        # A penalty looks at all logits; else the ids are enough, and may be all that is copied.
-        run = decoder.next_ids if settings.repetition_penalty == 1.0 else decoder.run
+        # Penalty and speculation look at all logits; else ids are enough, and may be all that is
+        # copied.
+        whole = self.speculate or settings.repetition_penalty != 1.0
+        run = decoder.run if whole else decoder.next_ids
         scores = model.prefill(decoder, layout, embeds, run)[-1]
         clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
