@@ -5,8 +5,8 @@
 First how the decoder's time grows with the ids of one run, and how far logits of several rows are
 from those of single steps, in standard deviations of logits: what `lookup.MOST` and `lookup.MARGIN`
 rest on. Then answers with and without, in turn, to a prompt that repeats and to one that does not.
-Medians; one JSON line last. Random weights are never sure of an id, so nothing is guessed with them;
-`--margin 0` guesses all the same, and ids may then differ.
+Medians; one JSON line last. Random weights are hardly ever sure of an id, so little is guessed with
+them; `--margin 0` guesses all the same, and ids may then differ.
 """
 
 from __future__ import annotations
