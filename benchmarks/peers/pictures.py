@@ -45,8 +45,8 @@ def picture(folder: Path, size: tuple[int, int], number: int) -> Path:
     path = folder / f"photo-{size[0]}x{size[1]}-{number}.jpg"
     if not path.exists():
         photo = Image.fromarray(data.astronaut())
-        left = SHIFT * (number // 2 % 8)
-        view = photo.crop((left, left, photo.width - 72 + left, photo.height - 72 + left))
+        left, top = (SHIFT * (number // 2 // period % 8) for period in (1, 8))
+        view = photo.crop((left, top, photo.width - 72 + left, photo.height - 72 + top))
         view = ImageOps.mirror(view) if number % 2 else view
         folder.mkdir(parents=True, exist_ok=True)
         view.resize(size).save(path, quality=92)

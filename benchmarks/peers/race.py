@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def race(
     """Asks the peers in turn; a peer that fails is noted and asked no more."""
     for size, rounds in settings.rounds.items():
         width, height = map(int, size.split("x"))
-        done = sum(s.size == size for s in results.samples)
+        done = max(Counter(s.peer for s in results.samples if s.size == size).values(), default=0)
         for number in range(done, done + rounds):
             asked = task(folder, (width, height), number)
             for peer in peers:
@@ -94,7 +95,7 @@ def race(
                     results.samples.append(sample)
                     say(_line(sample))
     for peer in peers:
-        if peer.name not in results.failures:
+        if peer.name not in results.failures and peer.name not in results.extras:
             with _Noted(peer, results, say):
                 extra = peer.extra(settings.threads, settings.new_tokens)
                 results.extras.update({peer.name: extra} if extra else {})
