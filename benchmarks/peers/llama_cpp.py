@@ -107,20 +107,22 @@ class LlamaCpp(Peer):
 
 
 class Chat:
-    """A session with llama-mtmd-cli. A second question goes on with the conversation."""
+    """A session with llama-mtmd-cli. A second question goes on with the conversation.
+
+    Another picture gets another process: llama-mtmd-cli looks for it among those of the last
+    message, which it has freed, and may crash. It warms up when it starts, so this costs it little.
+    """
 
     def __init__(self, command: Sequence[str | Path], log: Path) -> None:
-        self._log = log
-        self._read = log.stat().st_size
-        self._process = Process(command, log)
-        self.pid = self._process.pid
-        self.load = self._process.read_until(READY)[-1].at - self._process.started
+        self._command, self._log = command, log
+        self.load = self._start()
 
     def ask(self, picture: Path, question: str, *, first: bool) -> Answer:
         """See `Session`. Ids are timed as their text comes: every id of the package has some."""
-        if first:
-            self._process.write("/clear\n")
-            self._process.read_until(READY)
+        if first and self._asked:
+            self.close()
+            self._start()
+        self._asked = True
         start = time.perf_counter()
         if first:
             self._process.write(f"/image {picture}\n")
@@ -140,6 +142,13 @@ class Chat:
     def close(self) -> None:
         """See `Session`."""
         self._process.close()
+
+    def _start(self) -> float:
+        self._asked = False
+        self._read = self._log.stat().st_size
+        self._process = Process(self._command, self._log)
+        self.pid = self._process.pid
+        return self._process.read_until(READY)[-1].at - self._process.started
 
     def _new_log(self) -> str:
         with self._log.open("rb") as log:

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.peers.measure import Cost, run, watch
-from benchmarks.peers.peer import VERSIONS, RunnerPeer
+from benchmarks.peers.measure import Cost, watch
+from benchmarks.peers.peer import RunnerPeer
 
 VLRT = ["-c", "import sys; from vlrt.cli import main; sys.exit(main())"]
 
@@ -21,18 +21,16 @@ class Vlrt(RunnerPeer):
     runner = "run_vlrt.py"
     keeps_export = False
 
-    def install(self) -> None:
-        """It is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
         self.python = Path(sys.executable)
 
-    def versions(self) -> dict[str, str]:
-        """See `Peer`."""
-        return json.loads(run([sys.executable, "-c", VERSIONS, *self.named]))
+    def install(self) -> None:
+        """It is there."""
 
     def make(self, checkpoint: Path) -> Cost:
         """Exports; then no id ends an answer any more, for random weights end it anywhere."""
-        command = [sys.executable, *VLRT, "export", checkpoint, "-o", self.package]
+        command = [self.python, *VLRT, "export", checkpoint, "-o", self.package]
         cost = watch([*command, "--precision", "int4", "--force"], self.log)
         path = self.package / "manifest.json"
         manifest = json.loads(path.read_text("utf-8"))

@@ -210,11 +210,14 @@ def test_llama_cpp_is_timed_by_the_text_that_comes(tmp_path):
     (log := tmp_path / "log.txt").touch()
     chat = Chat([sys.executable, "-u", "-c", CHAT], log)
     try:
-        for first in (True, False):
+        pids = [chat.pid]
+        for first in (True, False, True):
             answer = chat.ask(Path("a.jpg"), "What is it?", first=first)
             assert answer.tokens == 3
             assert answer.encode == (1.5 if first else None)
             assert answer.decode >= 0.09  # it waits between two pieces, whatever the machine does
             assert answer.ttft >= 0.09
+            pids.append(chat.pid)
+        assert pids[0] == pids[1] == pids[2] != pids[3]
     finally:
         chat.close()

@@ -38,22 +38,18 @@ def main(package: str, threads: str, new_tokens: str) -> None:
         settings.max_new_tokens = settings.min_new_tokens = int(new_tokens)
         settings.ignore_eos = True
         settings.stop_token_ids = set()
-        chat: list[dict[str, str]] = []
+        chat = genai.ChatHistory()
 
         def answer(picture: str, question: str, first: bool):
+            nonlocal chat
             clock = Clock()
             extra = {}
             if first:
-                chat.clear()
+                chat = genai.ChatHistory()  # the object knows the pictures of its messages
                 pixels = np.asarray(Image.open(picture).convert("RGB"))[None]
                 extra["images"] = [ov.Tensor(pixels)]
             chat.append({"role": "user", "content": question})
-            said = pipe.generate(
-                genai.ChatHistory(chat),
-                generation_config=settings,
-                streamer=Ticks(clock),
-                **extra,
-            )
+            said = pipe.generate(chat, generation_config=settings, streamer=Ticks(clock), **extra)
             chat.append({"role": "assistant", "content": said.texts[0]})
             metrics = said.perf_metrics
             return clock.answer(
