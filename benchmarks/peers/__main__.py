@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -52,9 +51,8 @@ def main() -> int:
     race(peers, settings, results, work / "pictures", say)
     keep(state, results)
     print("\n".join([*tables(results, names), *targets(results)]))
-    command = "python -m benchmarks.peers " + shlex.join(sys.argv[1:])
     if len(peers) == len(PEERS):
-        args.page.write_text(page(results, settings, names, command), encoding="utf-8")
+        args.page.write_text(page(results, settings, names), encoding="utf-8")
     else:
         say(f"{args.page.name} is left as it was: not every peer was asked")
     print(json.dumps(as_json(results, settings)))

@@ -91,8 +91,7 @@ class LlamaCpp(Peer):
         command = [self.tools / "llama-bench", "-m", self.package / "model-q4_0.gguf"]
         said = run([*command, "-t", str(threads), "-p", "256", "-n", str(new_tokens), "-o", "json"])
         return {
-            f"llama_bench_{'prefill' if test['n_prompt'] else 'decode'}": test["avg_ts"]
-            for test in json.loads(said)
+            "prefill" if test["n_prompt"] else "decode": test["avg_ts"] for test in json.loads(said)
         }
 
     def _fetch(self) -> None:

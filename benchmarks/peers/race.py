@@ -84,7 +84,8 @@ def race(
     """Asks the peers in turn; a peer that fails is noted and asked no more."""
     for size, rounds in settings.rounds.items():
         width, height = map(int, size.split("x"))
-        done = max(Counter(s.peer for s in results.samples if s.size == size).values(), default=0)
+        counts = Counter(s.peer for s in results.samples if s.size == size)
+        done = max((counts[peer.name] for peer in peers), default=0)
         for number in range(done, done + rounds):
             asked = task(folder, (width, height), number)
             for peer in peers:

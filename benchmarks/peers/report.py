@@ -99,7 +99,7 @@ def as_json(results: Results, settings: Settings) -> dict[str, Any]:
     }
 
 
-def page(results: Results, settings: Settings, peers: Sequence[str], command: str) -> str:
+def page(results: Results, settings: Settings, peers: Sequence[str]) -> str:
     """The page that is kept."""
     versions = [
         f"{peer} ({results.precision[peer]}): "
@@ -117,7 +117,7 @@ def page(results: Results, settings: Settings, peers: Sequence[str], command: st
         [
             "# The last race",
             "",
-            f"Written by `{command}`. What is measured, and how: [peers](peers/README.md).",
+            "Written by `python -m benchmarks.peers`; how it measures: [peers](peers/README.md).",
             "",
             *(f"- {line}" for line in about),
             "",

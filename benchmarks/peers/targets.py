@@ -71,7 +71,7 @@ class Verdict:
         target = self.target
         over = f" / {target.peer}" + (f" {target.other}" if target.other else "")
         what = target.figure + (f", {target.size}" if target.size else "")
-        reached = "-" if self.reached is None else f"{self.reached:.3g}"
+        reached = "-" if self.reached is None else _short(self.reached)
         bound = f"at {'least' if target.at_least else 'most'} {target.bound:g}"
         words = {True: "met", False: "NOT MET", None: "not measured"}
         return f"{what}{over if target.peer else ''}: {reached}, {bound}: {words[self.met]}"
@@ -86,3 +86,7 @@ def verdicts(figures: Figures) -> Iterator[Verdict]:
             over = row.get(target.other or target.figure)
             reached = reached / over if over else None
         yield Verdict(target, reached)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

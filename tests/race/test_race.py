@@ -109,7 +109,7 @@ def test_targets_are_ratios_of_medians_and_say_whether_they_are_met(results):
 
 def test_the_page_has_a_column_a_peer_and_says_who_failed(results):
     peers = ["vlrt", "llama.cpp", "OpenVINO", "torch bf16"]
-    text = page(results, SETTINGS, peers, "python -m benchmarks.peers")
+    text = page(results, SETTINGS, peers)
     assert "| 500x336, 3 rounds | vlrt | llama.cpp | OpenVINO (failed) | torch bf16 |" in text
     assert "| decode tokens/s | 30.0 | 30.0 | - | - |" in text
     assert "| package MB | 1990 | 2264 | - | - |" in text
