@@ -1,19 +1,8 @@
-"""The demo model's world: `benchmarks` as a package, without the checkout on the path.
-
-With the checkout on the path, `import vlrt` would be the checkout's and not what is installed.
-"""
+"""The demo model's world."""
 
 from __future__ import annotations
 
-import sys
-import types
-from pathlib import Path
-
-if "benchmarks" not in sys.modules:
-    package = types.ModuleType("benchmarks")
-    package.__path__ = [str(Path(__file__).parents[2] / "benchmarks")]
-    sys.modules["benchmarks"] = package
-
+import support.benchmarks  # noqa: F401  before what it makes importable
 from benchmarks.demo_model.questions import QA
 from benchmarks.demo_model.scenes import Scene, scene
 
