@@ -50,6 +50,7 @@ def load(
     keep_encoder: bool = True,
     compute_units: str | None = None,
     mil_precision: str = "fp32",
+    cache: bool = True,
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -73,6 +74,7 @@ def load(
         keep_encoder=keep_encoder,
         compute_units=compute_units,
         mil_precision=mil_precision,
+        cache=cache,
     )
 
 

@@ -63,6 +63,8 @@ class Model(Stages):
         keep_encoder: False gives the vision encoder's memory back once pictures are encoded; the
             next picture that is not known opens it again.
         lazy: graphs are opened when they are first used, not now.
+        cache: keep weights as this machine's kernels want them (`vlrt cache`): the next opening is
+            quicker, and processes share them.
         compute_units: that Core ML may use: cpu-and-gpu, cpu-and-ne, all or cpu.
         mil_precision: of a Core ML package that is interpreted: fp32, or declared, which rounds
             every result to the type that the package declares.
@@ -89,6 +91,7 @@ class Model(Stages):
         lazy: bool = False,
         compute_units: str | None = None,
         mil_precision: str = "fp32",
+        cache: bool = True,
     ) -> None:
         started = time.perf_counter()
         if threads is not None and threads < 1:
@@ -98,7 +101,7 @@ class Model(Stages):
         # Threads without a core of their own only wait for one another.
         self.threads = min(threads or default_threads(), os.cpu_count() or 1)
         self.backend = open_backend(
-            self.package, device, self.threads, BackendOptions(compute_units, mil_precision)
+            self.package, device, self.threads, BackendOptions(compute_units, mil_precision, cache)
         )
         self.device = self.backend.device
         self.family = family_of(manifest, min_pixels=min_pixels, max_pixels=max_pixels)

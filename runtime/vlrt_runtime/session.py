@@ -98,8 +98,13 @@ def open_session(
     device: str,
     threads: int,
     accelerator: tuple[str, dict[str, str]] | None = None,
+    entries: Mapping[str, str] | None = None,
+    save: Path | None = None,
 ) -> Session:
     """Loads a graph; an `accelerator` is a provider with its settings, for the parts it takes.
+
+    `entries` are further settings of onnxruntime's session; `save` is where it writes the graph as
+    it is after loading.
 
     Raises:
         PackageError: onnxruntime cannot load it.
@@ -110,6 +115,10 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings are about choices made on purpose
+    for name, value in (entries or {}).items():
+        options.add_session_config_entry(name, value)
+    if save is not None:
+        options.optimized_model_filepath = str(save)
     provider = DEVICES[device][0]
     providers: list[Any] = [provider] if device == "cpu" else [provider, DEVICES["cpu"][0]]
     if accelerator is not None:

@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     add_options(commands.add_parser("bench", help="measure packages on this machine"))
     models = commands.add_parser("models", help="list the models known by a short name")
     models.add_argument("--json", action="store_true", help="print one JSON object")
+    cache = commands.add_parser("cache", help="show or clear prepacked weights")
+    cache.add_argument("--clear", action="store_true", help="remove them all")
+    cache.add_argument("--json", action="store_true", help="print one JSON object")
     for command in commands.choices.values():  # so that it may stand at the end as well
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -190,6 +193,9 @@ def _add_run(commands: Commands) -> None:
     )
     command.add_argument(
         "--annotate", metavar="FILE", help="write the first picture with the answer's boxes on it"
+    )
+    command.add_argument(
+        "--no-cache", action="store_true", help="neither use nor make prepacked weights"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--stats", action="store_true", help="timings and memory, on stderr")

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         keep_encoder=False,  # nobody asks again
         compute_units=args.compute_units,
         mil_precision=args.mil_precision,
+        cache=not args.no_cache,
     )
     stream = model.stream(
         prompt,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from vlrt_runtime.backends.onnx_coreml import VISION, open_vision
 from vlrt_runtime.backends.onnx_decoder import OnnxDecoder
 from vlrt_runtime.backends.options import BackendOptions
 from vlrt_runtime.package import Package
+from vlrt_runtime.prepacked import Prepacked
 from vlrt_runtime.session import Graph, Session, open_session, pick_device
 
 __all__ = ["OnnxBackend", "backend"]
@@ -29,11 +31,15 @@ def backend(package: Package, device: str, threads: int, options: BackendOptions
     """
     vision = partial(open_vision, package, options, threads) if device == "coreml" else None
     picked = pick_device("cpu" if vision else device, package.manifest.device)
-    return OnnxBackend(package, picked, threads, {} if vision is None else {VISION: vision})
+    openers = {} if vision is None else {VISION: vision}
+    return OnnxBackend(package, picked, threads, openers, keeps=options.cache)
 
 
 class OnnxBackend:
-    """See `vlrt_runtime.backends.Backend`; `openers` open graphs that are opened otherwise."""
+    """See `vlrt_runtime.backends.Backend`.
+
+    `openers` open graphs that are opened otherwise; with `keeps`, prepacked weights are kept.
+    """
 
     def __init__(
         self,
@@ -41,8 +47,12 @@ class OnnxBackend:
         device: str,
         threads: int,
         openers: Mapping[str, Callable[[], Session]],
+        *,
+        keeps: bool,
     ) -> None:
         self.device = device
+        # Weights on a device are copied there whatever they look like.
+        self._prepacked = Prepacked(self._load, device) if keeps and device == "cpu" else None
         self._openers = openers
         self._package, self._threads = package, threads
         self._sessions: dict[str, Session] = {}
@@ -79,4 +89,11 @@ class OnnxBackend:
 
     def _open(self, name: str) -> Session:
         path = self._package.graph(name)
-        return open_session(path, device=self.device, threads=self._threads)
+        return self._load(path) if self._prepacked is None else self._prepacked.session(path)
+
+    def _load(
+        self, path: Path, entries: Mapping[str, str] | None = None, save: Path | None = None
+    ) -> Session:
+        return open_session(
+            path, device=self.device, threads=self._threads, entries=entries, save=save
+        )

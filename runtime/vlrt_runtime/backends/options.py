@@ -14,12 +14,13 @@ PRECISIONS = ("fp32", "declared")
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Options of the devices coreml and mil-interpreter; others leave them alone.
+    """What each backend looks at where it means something to it.
 
     Attributes:
         compute_units: that Core ML may use; None for what the package was made for.
         mil_precision: of the interpreter: fp32 arithmetic, or every result rounded to the type that
             the program declares.
+        cache: of onnxruntime on the CPU: keep weights as its kernels want them, for the next time.
 
     Raises:
         InputError: an option has no such value.
@@ -27,6 +28,7 @@ class BackendOptions:
 
     compute_units: str | None = None
     mil_precision: str = "fp32"
+    cache: bool = True
 
     def __post_init__(self) -> None:
         """Refuses unknown values."""
