@@ -14,7 +14,7 @@ import numpy as np
 from vlrt.bench.record import Row, Run
 from vlrt.bench.worker import Task
 from vlrt_runtime.digest import sha256_files
-from vlrt_runtime.manifest import MANIFEST
+from vlrt_runtime.manifest import MANIFEST, PrecisionSpec
 from vlrt_runtime.package import Package
 
 __all__ = ["drift", "finish", "measure"]
@@ -83,12 +83,15 @@ def finish(row: Row, machine: dict[str, float]) -> None:
             "parameters": graph.parameters,
             "precision": graph.precision.kind,
             "block_size": graph.precision.block_size,
+            "accuracy_level": graph.precision.accuracy_level,
         }
     row.components["embedding"] = {
         "bytes": manifest.files[manifest.embedding.file].size,
         "parameters": manifest.embedding.rows * manifest.embedding.width,
         "precision": manifest.embedding.precision,
     }
+    if row.case.device != "cpu":
+        machine = {}  # probes are of the processor
     medians = {name: s.median for name, s in row.summaries().items()}
     part, counts = row.components, row.counts
     if (tpot := medians.get("tpot")) and machine:
@@ -101,7 +104,8 @@ def finish(row: Row, machine: dict[str, float]) -> None:
             parameters = part[component]["parameters"]
             head = part["embedding"]["parameters"] if stage == "prefill" else 0  # one position's
             flops = 2 * ((parameters - head) * counts[rows] + head) / (ms / 1e3)
-            row.limits[f"{stage}_of_throughput"] = flops / machine["flops"]
+            limit = machine.get(flops_of(manifest.graphs[component].precision), machine["flops"])
+            row.limits[f"{stage}_of_throughput"] = flops / limit
     if row.limits.get("decode_of_bandwidth", 0) > 1:
         row.notes.append("decode reads more than memory gives: its weights fit in a cache")
     for figure in ("tpot", "ttft"):
@@ -110,6 +114,12 @@ def finish(row: Row, machine: dict[str, float]) -> None:
                 f"{figure} was {slower:.0%} slower in the last runs than in the first: "
                 "the machine is throttling or busy"
             )
+
+
+def flops_of(precision: PrecisionSpec) -> str:
+    """Which of the machine's figures such matrices are limited by."""
+    integer = precision.kind in ("int8", "int4") and precision.accuracy_level == 4
+    return f"flops_{precision.kind}" if integer else "flops"
 
 
 def drift(samples: list[float]) -> float:

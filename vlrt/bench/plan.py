@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -39,7 +40,9 @@ def cases(
 
 
 def checked(case: Case) -> Case:
-    """Raises what would go wrong later, with nothing loaded but the tokenizer.
+    """The case with the device that auto stands for; raises what would go wrong later.
+
+    Nothing is loaded but the tokenizer.
 
     Raises:
         InputError: the case cannot be measured.
@@ -62,7 +65,7 @@ def checked(case: Case) -> Case:
             f"{case.package}: {length} prompt and {case.new_tokens} new tokens; the model's "
             f"context is {most}; lower --prompt-tokens or --new-tokens"
         )
-    return case
+    return msgspec.structs.replace(case, device=model.device)
 
 
 def picture_bytes(image: str) -> bytes:

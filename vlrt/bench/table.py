@@ -9,7 +9,7 @@ from typing import Any
 
 from vlrt.bench.record import FIGURES, Record, Row
 
-__all__ = ["as_csv", "as_markdown", "headline", "limits_text", "print_record"]
+__all__ = ["as_csv", "as_markdown", "headline", "limits_text", "machine_text", "print_record"]
 
 CASE = ["package", "image", "threads", "tokens"]
 HEADERS = [*CASE, "encode", "prefill", "TTFT", "TPOT", "tokens/s", "peak"]
@@ -56,10 +56,18 @@ def limits_text(row: Row) -> str:
     """Shares of the machine's limits, in words."""
     names = {
         "decode_of_bandwidth": "decode {:.0%} of memory bandwidth",
-        "prefill_of_throughput": "prefill {:.0%} of fp32 matmul throughput",
+        "prefill_of_throughput": "prefill {:.0%} of matmul throughput at its precision",
         "encode_of_throughput": "encode {:.0%} of it",
     }
     return ", ".join(names[name].format(row.limits[name]) for name in names if name in row.limits)
+
+
+def machine_text(machine: dict[str, float]) -> str:
+    """What the probes have found."""
+    kinds = ("flops", "fp32"), ("flops_int8", "int8"), ("flops_int4", "int4")
+    rates = (f"{kind} {machine[name] / 1e9:.0f}" for name, kind in kinds if name in machine)
+    read = machine["read_bytes_per_s"] / 1e9
+    return f"reads {read:.1f} GB/s, multiplies at {', '.join(rates)} GFLOP/s"
 
 
 def print_record(record: Record, console: Any) -> None:
@@ -69,12 +77,7 @@ def print_record(record: Record, console: Any) -> None:
     machine = record.machine
     console.print(
         f"{record.environment['cpu']}, {record.environment['cores']} cores"
-        + (
-            f", reads {machine['read_bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
-            f"{machine['flops'] / 1e9:.0f} GFLOP/s (fp32)"
-            if machine
-            else ""
-        ),
+        + (f", {machine_text(machine)}" if machine else ""),
         highlight=False,
     )
     table = Table(caption="medians; tokens: text + picture, new", caption_justify="left")
