@@ -62,6 +62,22 @@ def test_every_combination_is_a_row(
     assert page.read_text().count("<svg") >= 3
 
 
+def test_a_second_question_about_a_picture_takes_what_the_first_left(
+    small_package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "a.json"
+    command = ["bench", str(small_package), "--image-size", "96x64", "--caches", *QUICK]
+    assert main([*command, "-o", str(out)]) == 0
+    whole, second = read_record(out).rows
+    assert (whole.case.caches, second.case.caches) == (False, True)
+    assert whole.counts["cached_tokens"] == 0
+    assert second.counts["cached_tokens"] > second.counts["image_tokens"] > 0
+    assert len(whole.samples("encode")) == 3
+    assert second.samples("encode") == []  # every time: nothing is added that a run could find
+    assert second.digest == whole.digest
+    assert "kept" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "md", "csv"])
 def test_formats(small_package: Path, capsys: pytest.CaptureFixture[str], form: str):
     command = ["bench", str(small_package), "--image-size", "none", *QUICK, "--loads", "0"]

@@ -165,7 +165,7 @@ def test_tables_show_every_row():
     assert as_markdown(record).count("\n") == 4
     lines = as_csv(record).splitlines()
     assert len(lines) == 1 + 2 * 9
-    assert "m,cpu,2,500x336,,5,load_cold,925," in lines[1]
+    assert "m,cpu,2,500x336,,5,False,load_cold,925," in lines[1]
 
 
 class Page(HTMLParser):

@@ -103,7 +103,8 @@ def finish(row: Row, machine: dict[str, float]) -> None:
         if (ms := medians.get(stage)) and machine and component in part:
             parameters = part[component]["parameters"]
             head = part["embedding"]["parameters"] if stage == "prefill" else 0  # one position's
-            flops = 2 * ((parameters - head) * counts[rows] + head) / (ms / 1e3)
+            kept = counts.get("cached_tokens", 0) if stage == "prefill" else 0
+            flops = 2 * ((parameters - head) * (counts[rows] - kept) + head) / (ms / 1e3)
             limit = machine.get(flops_of(manifest.graphs[component].precision), machine["flops"])
             row.limits[f"{stage}_of_throughput"] = flops / limit
     if row.limits.get("decode_of_bandwidth", 0) > 1:

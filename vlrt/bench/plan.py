@@ -17,9 +17,10 @@ from vlrt_runtime.image import load_image
 from vlrt_runtime.model import Model
 from vlrt_runtime.session import default_threads
 
-__all__ = ["QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
+__all__ = ["ANOTHER", "QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
 
 QUESTION = "Describe this picture."
+ANOTHER = "What is the first thing one sees?"  # asked before, where caches are measured
 SIZE = re.compile(r"(\d+)x(\d+)")
 LARGEST = 1 << 14  # pixels a side
 NONE = "none"
@@ -33,9 +34,11 @@ def cases(
     new_tokens: list[int],
     threads: list[int],
     devices: list[str],
+    caches: bool = False,
 ) -> list[Case]:
-    """Every combination, packages outermost."""
-    rows = product(packages, devices, threads, images, prompt_tokens, new_tokens)
+    """Every combination, packages outermost; where `caches`, each without and with them."""
+    with_caches = (False, True) if caches else (False,)
+    rows = product(packages, devices, threads, images, prompt_tokens, new_tokens, with_caches)
     return [Case(*row) for row in rows]
 
 

@@ -32,11 +32,10 @@ def headline(row: Row) -> list[str]:
         return milliseconds(found[figure].median) if figure in found else "-"
 
     counts, tpot = row.counts, found.get("tpot")
-    tokens = "{} + {}, {} new".format(
-        counts.get("prompt_tokens", 0) - counts.get("image_tokens", 0),
-        counts.get("image_tokens", 0),
-        counts.get("new_tokens", 0),
+    prompt, image, new, kept = (
+        counts.get(f"{name}_tokens", 0) for name in ("prompt", "image", "new", "cached")
     )
+    tokens = f"{prompt - image} + {image}, {f'{kept} kept, ' if kept else ''}{new} new"
     peak = row.memory.get("peak_rss")
     return [
         Path(row.case.package).name,
@@ -137,7 +136,7 @@ def as_csv(record: Record) -> str:
     """A line for each row and figure."""
     file = StringIO()
     out = csv.writer(file, lineterminator="\n")
-    case = ("package", "device", "threads", "image", "prompt_tokens", "new_tokens")
+    case = ("package", "device", "threads", "image", "prompt_tokens", "new_tokens", "caches")
     out.writerow([*case, "figure", "median_ms", "p90_ms", "p99_ms", "sd_ms", "count", "ended"])
     for row in record.rows:
         asked = [getattr(row.case, name) for name in case]
