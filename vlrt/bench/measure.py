@@ -14,11 +14,13 @@ import numpy as np
 from vlrt.bench.record import Row, Run
 from vlrt.bench.worker import Task
 from vlrt_runtime.digest import sha256_files
+from vlrt_runtime.errors import VlrtError
 from vlrt_runtime.manifest import MANIFEST, PrecisionSpec
 from vlrt_runtime.package import Package
 
 __all__ = ["drift", "finish", "measure"]
 
+KILLED = -9  # Popen's status after SIGKILL, which is how Linux ends what takes too much memory
 SLOWER = 0.05  # from the first to the last runs, that is worth a warning
 
 
@@ -36,7 +38,10 @@ def measure(task: Task, row: Row, machine: dict[str, float], told: Callable[[Row
             _drive(task, row, told)
         _drive(msgspec.structs.replace(task, loads=0), row, told)
     finally:
-        finish(row, machine)
+        try:
+            finish(row, machine)
+        except VlrtError as error:  # the package is gone or damaged: other rows are kept
+            row.ended = f"failed: {error}"
 
 
 def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
@@ -56,7 +61,9 @@ def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
             process.kill()
             raise
     if process.returncode:
-        row.ended = f"failed: its process ended with status {process.returncode}"
+        row.ended = f"failed: its process ended with status {process.returncode}" + (
+            ": killed, memory may have run out" * (process.returncode == KILLED)
+        )
 
 
 def _add(row: Row, told: dict[str, Any]) -> None:
