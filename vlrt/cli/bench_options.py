@@ -35,4 +35,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", help="also write the JSON there")
     add("--report", metavar="FILE", help="also write a page with pictures, one HTML file")
     add("--compare", nargs=2, metavar=("A.json", "B.json"), help="two files measured before")
-    add("--fail-slower", metavar="5%%", help="exit status 3 if B is shown slower by more")
+    add("--fail-slower", metavar="SHARE", help=(
+        "exit status 3 if B is shown slower by more, such as 5%%"
+    ))  # fmt: skip
