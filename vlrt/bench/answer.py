@@ -1,7 +1,7 @@
 """One answer, stage by stage: the model's own steps, with a stamp after each and at every id.
 
-It goes around stop ids, and around the caches that answers usually profit from or at least past
-filling them, so that every run does the same work.
+It goes past stop ids and adds nothing to the caches that answers usually profit from, so that every
+run does the same work.
 """
 
 from __future__ import annotations
