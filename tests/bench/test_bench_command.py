@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from vlrt.bench.answer import answer
+from vlrt.bench.measure import measure
 from vlrt.bench.plan import QUESTION, picture_bytes
-from vlrt.bench.record import Record, read_record
+from vlrt.bench.record import Case, Record, Row, read_record
+from vlrt.bench.worker import Task
 from vlrt.cli import main
 from vlrt_runtime.model import Model
 
@@ -62,6 +67,22 @@ def test_every_combination_is_a_row(
     assert page.read_text().count("<svg") >= 3
 
 
+def test_a_second_question_about_a_picture_takes_what_the_first_left(
+    small_package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "a.json"
+    command = ["bench", str(small_package), "--image-size", "96x64", "--caches", *QUICK]
+    assert main([*command, "-o", str(out)]) == 0
+    whole, second = read_record(out).rows
+    assert (whole.case.caches, second.case.caches) == (False, True)
+    assert whole.counts["cached_tokens"] == 0
+    assert second.counts["cached_tokens"] > second.counts["image_tokens"] > 0
+    assert len(whole.samples("encode")) == 3
+    assert second.samples("encode") == []  # every time: nothing is added that a run could find
+    assert second.digest == whole.digest
+    assert "kept" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "md", "csv"])
 def test_formats(small_package: Path, capsys: pytest.CaptureFixture[str], form: str):
     command = ["bench", str(small_package), "--image-size", "none", *QUICK, "--loads", "0"]
@@ -86,6 +107,7 @@ def test_formats(small_package: Path, capsys: pytest.CaptureFixture[str], form: 
         (["--threads", "4096"], "may use"),
         (["--device", "tpu"], "tpu"),
         (["--fail-slower", "5%"], "--compare"),
+        (["--sweep", "--caches"], "--caches"),
         (["-o", "/no/such/folder/a.json"], "folder"),
     ],
 )
@@ -96,6 +118,56 @@ def test_wrong_combinations_are_told_before_anything_runs(
     errors = capsys.readouterr().err
     assert said in errors
     assert errors.count("\n") == 1
+
+
+def test_a_package_without_an_encoder_is_told_before_anything_runs(
+    small_package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    package = copied(small_package, tmp_path)
+    manifest = json.loads((package / "manifest.json").read_bytes())
+    del manifest["graphs"]["vision_encoder"]
+    (package / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["bench", str(small_package), str(package), *QUICK]) == 2
+    assert "no picture encoder; measure it with --image-size none" in capsys.readouterr().err
+
+
+def test_a_damaged_package_fails_its_own_row_alone(small_package: Path, tmp_path: Path):
+    package, out = copied(small_package, tmp_path), tmp_path / "a.json"
+    graph = package / "decoder.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+    packages = [str(small_package), str(package), str(small_package)]
+    assert main(["bench", *packages, "--image-size", "none", *QUICK, "-o", str(out)]) == 1
+    first, damaged, last = read_record(out).rows
+    assert (first.ended, last.ended) == ("runs", "runs")
+    assert damaged.ended.startswith("failed: ")
+    assert "decoder.onnx" in damaged.ended
+    assert damaged.runs == []
+
+
+def test_a_worker_that_dies_leaves_its_runs(small_package: Path):
+    case = Case(str(small_package), "cpu", 1, "none", None, 4)
+    row = Row(case)
+
+    def told(row: Row) -> None:
+        if len(row.runs) == 2:
+            for process in psutil.Process().children():
+                process.kill()
+
+    measure(Task(case, 0.0, 6, 100_000, 60.0), row, {}, told)
+    assert row.ended.startswith("failed: its process ended with status -9")
+    assert len(row.runs) >= 2
+    assert row.components
+
+
+def test_memory_is_the_workers_own(small_package: Path):
+    case = Case(str(small_package), "cpu", 1, "none", None, 4)
+    row, held = Row(case), np.ones(1 << 27)  # 1 GiB, resident when the worker starts
+    measure(Task(case, 0.0, 1, 1, 60.0), row, {}, lambda _: None)
+    assert row.memory["peak_rss"] < held.nbytes
+
+
+def copied(package: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(package, folder / "copy"))
 
 
 def test_an_interrupt_keeps_what_was_measured(small_package: Path, tmp_path: Path):

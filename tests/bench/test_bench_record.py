@@ -15,6 +15,7 @@ import pytest
 from vlrt.bench.compare import compare, fraction, remarks
 from vlrt.bench.record import SCHEMA_VERSION, Case, Record, Row, Run, read_record
 from vlrt.bench.report import as_html
+from vlrt.bench.svg import dots
 from vlrt.bench.sweep import encode_fit, findings, recommended_threads
 from vlrt.bench.table import as_csv, as_markdown
 from vlrt.cli import main
@@ -164,7 +165,7 @@ def test_tables_show_every_row():
     assert as_markdown(record).count("\n") == 4
     lines = as_csv(record).splitlines()
     assert len(lines) == 1 + 2 * 9
-    assert "m,cpu,2,500x336,,5,load_cold,925," in lines[1]
+    assert "m,cpu,2,500x336,,5,False,load_cold,925," in lines[1]
 
 
 class Page(HTMLParser):
@@ -196,6 +197,12 @@ def test_the_page_stands_alone():
     assert "<b>" not in text
     assert "<script" not in text
     assert "&lt;C&amp;PU&gt;" in text
+
+
+def test_an_outlier_is_as_far_from_the_median_as_it_was_slower():
+    chart = dots([("m", [100.0, 100.0, 250.0])])
+    assert "-60.0%" in chart  # as quick as the outlier was slow
+    assert "+150.0%" in chart
 
 
 def test_the_page_opens_in_chromium_without_a_word(tmp_path: Path):

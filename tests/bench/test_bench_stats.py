@@ -8,9 +8,10 @@ from itertools import count
 import numpy as np
 import pytest
 
-from vlrt.bench.measure import drift
+from vlrt.bench.measure import drift, flops_of
 from vlrt.bench.repeat import Rule, repeat
 from vlrt.bench.stats import half_width, median_interval, ratio, summary
+from vlrt_runtime.manifest import PrecisionSpec
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -101,6 +102,12 @@ def test_time_and_runs_are_limits():
     wild = [1.0, 100.0] * 100
     assert _ends(wild, Rule(max_seconds=10), seconds=4) == (3, "time")
     assert _ends(wild, Rule(max_runs=9), seconds=0) == (9, "runs")
+
+
+def test_matrices_are_measured_against_what_they_multiply_with():
+    assert flops_of(PrecisionSpec("int4", 32, 4)) == "flops_int4"
+    assert flops_of(PrecisionSpec("int8", 128, 0)) == "flops"  # computes with float32
+    assert flops_of(PrecisionSpec("fp16", 128, 4)) == "flops"
 
 
 def test_a_throttled_series_has_drifted_and_a_noisy_one_has_not():

@@ -83,6 +83,7 @@ def _pairs(a: Record, b: Record) -> list[tuple[str, Row, Row]]:
             c = row.case
             prompt = f", prompt {c.prompt_tokens}" if c.prompt_tokens else ""
             name = f"{c.image}{prompt}, {c.new_tokens} new, {c.threads} threads, {c.device}"
+            name += ", cached" * c.caches
             keys[name if one else f"{c.package}: {name}"] = row
         return keys
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlrt.bench.matmul import best, matmul_flops
 from vlrt_runtime.memory import private
 from vlrt_runtime.session import default_threads, ort
 from vlrt_runtime.version import __version__
@@ -51,34 +52,17 @@ def environment() -> dict[str, Any]:
 
 
 def probe(seconds: float = 1.0) -> dict[str, float]:
-    """Measured limits: `read_bytes_per_s` of memory, `flops` of float32 matrix products.
-
-    The best of many short trials, for a limit is what can be reached. All cores that this process
-    may use; the matrix product with as many threads as numpy's BLAS takes.
-    """
+    """Measured limits of all cores: `read_bytes_per_s` of memory, and those of `matmul_flops`."""
     threads = default_threads()
     block = np.ones(1 << 26, np.float32)  # 256 MiB a thread: no cache holds them
     blocks = [block.copy() for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        read = _best(lambda: list(pool.map(_read_once, blocks)), seconds)
-    n = 1536
-    square = np.ones((n, n), np.float32)
-    multiply = _best(lambda: square @ square, seconds)
-    return {"read_bytes_per_s": threads * block.nbytes / read, "flops": 2 * n**3 / multiply}
+        read = best(lambda: list(pool.map(_read_once, blocks)), seconds)
+    return {"read_bytes_per_s": threads * block.nbytes / read, **matmul_flops(seconds / 2)}
 
 
 def _read_once(block: NDArray[np.float32]) -> float:
     return float(np.dot(block, block))
-
-
-def _best(work: Any, seconds: float) -> float:
-    work()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
-    return best
 
 
 def drop_cache(files: list[Path]) -> bool:

@@ -14,11 +14,13 @@ import numpy as np
 from vlrt.bench.record import Row, Run
 from vlrt.bench.worker import Task
 from vlrt_runtime.digest import sha256_files
-from vlrt_runtime.manifest import MANIFEST
+from vlrt_runtime.errors import VlrtError
+from vlrt_runtime.manifest import MANIFEST, PrecisionSpec
 from vlrt_runtime.package import Package
 
 __all__ = ["drift", "finish", "measure"]
 
+KILLED = -9  # Popen's status after SIGKILL, which is how Linux ends what takes too much memory
 SLOWER = 0.05  # from the first to the last runs, that is worth a warning
 
 
@@ -36,7 +38,10 @@ def measure(task: Task, row: Row, machine: dict[str, float], told: Callable[[Row
             _drive(task, row, told)
         _drive(msgspec.structs.replace(task, loads=0), row, told)
     finally:
-        finish(row, machine)
+        try:
+            finish(row, machine)
+        except VlrtError as error:  # the package is gone or damaged: other rows are kept
+            row.ended = f"failed: {error}"
 
 
 def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
@@ -56,7 +61,9 @@ def _drive(task: Task, row: Row, told: Callable[[Row], None]) -> None:
             process.kill()
             raise
     if process.returncode:
-        row.ended = f"failed: its process ended with status {process.returncode}"
+        row.ended = f"failed: its process ended with status {process.returncode}" + (
+            ": killed, memory may have run out" * (process.returncode == KILLED)
+        )
 
 
 def _add(row: Row, told: dict[str, Any]) -> None:
@@ -83,12 +90,15 @@ def finish(row: Row, machine: dict[str, float]) -> None:
             "parameters": graph.parameters,
             "precision": graph.precision.kind,
             "block_size": graph.precision.block_size,
+            "accuracy_level": graph.precision.accuracy_level,
         }
     row.components["embedding"] = {
         "bytes": manifest.files[manifest.embedding.file].size,
         "parameters": manifest.embedding.rows * manifest.embedding.width,
         "precision": manifest.embedding.precision,
     }
+    if row.case.device != "cpu":
+        machine = {}  # probes are of the processor
     medians = {name: s.median for name, s in row.summaries().items()}
     part, counts = row.components, row.counts
     if (tpot := medians.get("tpot")) and machine:
@@ -100,8 +110,10 @@ def finish(row: Row, machine: dict[str, float]) -> None:
         if (ms := medians.get(stage)) and machine and component in part:
             parameters = part[component]["parameters"]
             head = part["embedding"]["parameters"] if stage == "prefill" else 0  # one position's
-            flops = 2 * ((parameters - head) * counts[rows] + head) / (ms / 1e3)
-            row.limits[f"{stage}_of_throughput"] = flops / machine["flops"]
+            kept = counts.get("cached_tokens", 0) if stage == "prefill" else 0
+            flops = 2 * ((parameters - head) * (counts[rows] - kept) + head) / (ms / 1e3)
+            limit = machine.get(flops_of(manifest.graphs[component].precision), machine["flops"])
+            row.limits[f"{stage}_of_throughput"] = flops / limit
     if row.limits.get("decode_of_bandwidth", 0) > 1:
         row.notes.append("decode reads more than memory gives: its weights fit in a cache")
     for figure in ("tpot", "ttft"):
@@ -110,6 +122,12 @@ def finish(row: Row, machine: dict[str, float]) -> None:
                 f"{figure} was {slower:.0%} slower in the last runs than in the first: "
                 "the machine is throttling or busy"
             )
+
+
+def flops_of(precision: PrecisionSpec) -> str:
+    """Which of the machine's figures such matrices are limited by."""
+    integer = precision.kind in ("int8", "int4") and precision.accuracy_level == 4
+    return f"flops_{precision.kind}" if integer else "flops"
 
 
 def drift(samples: list[float]) -> float:

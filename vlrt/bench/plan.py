@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -16,9 +17,10 @@ from vlrt_runtime.image import load_image
 from vlrt_runtime.model import Model
 from vlrt_runtime.session import default_threads
 
-__all__ = ["QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
+__all__ = ["ANOTHER", "QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
 
 QUESTION = "Describe this picture."
+ANOTHER = "What is the first thing one sees?"  # asked before, where caches are measured
 SIZE = re.compile(r"(\d+)x(\d+)")
 LARGEST = 1 << 14  # pixels a side
 NONE = "none"
@@ -32,14 +34,18 @@ def cases(
     new_tokens: list[int],
     threads: list[int],
     devices: list[str],
+    caches: bool = False,
 ) -> list[Case]:
-    """Every combination, packages outermost."""
-    rows = product(packages, devices, threads, images, prompt_tokens, new_tokens)
+    """Every combination, packages outermost; where `caches`, each without and with them."""
+    with_caches = (False, True) if caches else (False,)
+    rows = product(packages, devices, threads, images, prompt_tokens, new_tokens, with_caches)
     return [Case(*row) for row in rows]
 
 
 def checked(case: Case) -> Case:
-    """Raises what would go wrong later, with nothing loaded but the tokenizer.
+    """The case with the device that auto stands for; raises what would go wrong later.
+
+    Nothing is loaded but the tokenizer.
 
     Raises:
         InputError: the case cannot be measured.
@@ -62,7 +68,7 @@ def checked(case: Case) -> Case:
             f"{case.package}: {length} prompt and {case.new_tokens} new tokens; the model's "
             f"context is {most}; lower --prompt-tokens or --new-tokens"
         )
-    return case
+    return msgspec.structs.replace(case, device=model.device)
 
 
 def picture_bytes(image: str) -> bytes:

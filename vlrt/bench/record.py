@@ -38,7 +38,10 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Case(Struct, frozen=True):
-    """One combination to measure; `image` is WIDTHxHEIGHT, a file's path, or none."""
+    """One combination to measure; `image` is WIDTHxHEIGHT, a file's path, or none.
+
+    With `caches` another question about the picture was answered before.
+    """
 
     package: str
     device: str
@@ -46,13 +49,14 @@ class Case(Struct, frozen=True):
     image: str
     prompt_tokens: int | None
     new_tokens: int
+    caches: bool = False
 
     @property
     def label(self) -> str:
         """For people."""
         image = self.image if len(self.image) < 20 else Path(self.image).name
         prompt = f" prompt {self.prompt_tokens}" if self.prompt_tokens else ""
-        return f"{Path(self.package).name} {image}{prompt} {self.threads}t"
+        return f"{Path(self.package).name} {image}{prompt} {self.threads}t{' cached' * self.caches}"
 
 
 class Run(Struct, frozen=True):

@@ -6,15 +6,15 @@ from html import escape
 
 from vlrt.bench import svg
 from vlrt.bench.record import Record, Row
-from vlrt.bench.table import HEADERS, headline, milliseconds, remarks
+from vlrt.bench.table import HEADERS, headline, machine_text, milliseconds, remarks
 
 __all__ = ["as_html"]
 
 PARTS = ("preprocess", "encode", "project", "prefill", "decode")
 GAUGES = {
     "decode_of_bandwidth": "decode, of memory bandwidth",
-    "prefill_of_throughput": "prefill, of fp32 matmul throughput",
-    "encode_of_throughput": "encode, of fp32 matmul throughput",
+    "prefill_of_throughput": "prefill, of matmul throughput at its precision",
+    "encode_of_throughput": "encode, of matmul throughput at its precision",
 }
 STYLE = """
 :root { color-scheme: light dark; --bg: #fbfbfa; --fg: #1d1f22; --dim: #5f6670; --rule: #d9dcdf;
@@ -77,12 +77,8 @@ def as_html(record: Record) -> str:
             svg.line(series, "s"),
         ]
     if any(row.limits for row in rows):
-        machine = record.machine
-        parts.append(
-            "<h2>Share of this machine's limits</h2><p>Measured: memory is read at "
-            f"{machine['read_bytes_per_s'] / 1e9:.1f} GB/s, fp32 matrices are multiplied at "
-            f"{machine['flops'] / 1e9:.0f} GFLOP/s. Integer kernels may be quicker than fp32.</p>"
-        )
+        measured = machine_text(record.machine)
+        parts.append(f"<h2>Share of this machine's limits</h2><p>It {measured}.</p>")
         for row in rows:
             parts.append(f"<h3>{escape(row.case.label)}</h3>")
             parts += [svg.gauge(GAUGES[n], share) for n, share in row.limits.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import expm1, log
 from statistics import median
 
 __all__ = ["dots", "gauge", "line", "stacked"]
@@ -33,9 +34,9 @@ def stacked(bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str =
 
 
 def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
-    """Every sample as a dot, by how far it is from its row's median: (label, samples)."""
+    """Every sample as a dot, by its ratio to its row's median, on a log scale: (label, samples)."""
     middles = [median(values) for _, values in rows]
-    far = max((abs(v / m - 1) for (_, vs), m in zip(rows, middles, strict=True) for v in vs))
+    far = max(abs(log(v / m)) for (_, vs), m in zip(rows, middles, strict=True) for v in vs)
     far = far or 0.01
     body: list[str] = []
     for i, ((label, values), middle) in enumerate(zip(rows, middles, strict=True)):
@@ -44,7 +45,7 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
         body.append(_text(WIDTH, y + 18, f"{_number(middle)} {unit}", "end"))
         body.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{y + 36}" y2="{y + 36}"/>')
         for value in values[:400]:
-            x = WIDTH / 2 + (WIDTH / 2 - 6) * (value / middle - 1) / far
+            x = WIDTH / 2 + (WIDTH / 2 - 6) * log(value / middle) / far
             body.append(
                 f'<circle class="dot" cx="{x:.1f}" cy="{y + 36}" r="4">'
                 f"<title>{_number(value)} {unit}</title></circle>"
@@ -52,9 +53,9 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], unit: str = "ms") -> str:
         x = WIDTH / 2
         body.append(f'<line class="mid" x1="{x}" x2="{x}" y1="{y + 28}" y2="{y + 44}"/>')
     y = ROW * len(rows)
-    body += [_text(0, y + 18, f"-{far:.1%}", "start", "small")]
+    body += [_text(0, y + 18, f"{expm1(-far):.1%}", "start", "small")]
     body += [_text(WIDTH / 2, y + 18, "median", "middle", "small")]
-    body += [_text(WIDTH, y + 18, f"+{far:.1%}", "end", "small")]
+    body += [_text(WIDTH, y + 18, f"+{expm1(far):.1%}", "end", "small")]
     return _svg(y + 26, body, "samples")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlrt.bench.record import FIGURES, Record, Row
 
-__all__ = ["as_csv", "as_markdown", "headline", "limits_text", "print_record"]
+__all__ = ["as_csv", "as_markdown", "headline", "limits_text", "machine_text", "print_record"]
 
 CASE = ["package", "image", "threads", "tokens"]
 HEADERS = [*CASE, "encode", "prefill", "TTFT", "TPOT", "tokens/s", "peak"]
@@ -32,11 +32,10 @@ def headline(row: Row) -> list[str]:
         return milliseconds(found[figure].median) if figure in found else "-"
 
     counts, tpot = row.counts, found.get("tpot")
-    tokens = "{} + {}, {} new".format(
-        counts.get("prompt_tokens", 0) - counts.get("image_tokens", 0),
-        counts.get("image_tokens", 0),
-        counts.get("new_tokens", 0),
+    prompt, image, new, kept = (
+        counts.get(f"{name}_tokens", 0) for name in ("prompt", "image", "new", "cached")
     )
+    tokens = f"{prompt - image} + {image}, {f'{kept} kept, ' if kept else ''}{new} new"
     peak = row.memory.get("peak_rss")
     return [
         Path(row.case.package).name,
@@ -56,10 +55,18 @@ def limits_text(row: Row) -> str:
     """Shares of the machine's limits, in words."""
     names = {
         "decode_of_bandwidth": "decode {:.0%} of memory bandwidth",
-        "prefill_of_throughput": "prefill {:.0%} of fp32 matmul throughput",
+        "prefill_of_throughput": "prefill {:.0%} of matmul throughput at its precision",
         "encode_of_throughput": "encode {:.0%} of it",
     }
     return ", ".join(names[name].format(row.limits[name]) for name in names if name in row.limits)
+
+
+def machine_text(machine: dict[str, float]) -> str:
+    """What the probes have found."""
+    kinds = ("flops", "fp32"), ("flops_int8", "int8"), ("flops_int4", "int4")
+    rates = (f"{kind} {machine[name] / 1e9:.0f}" for name, kind in kinds if name in machine)
+    read = machine["read_bytes_per_s"] / 1e9
+    return f"reads {read:.1f} GB/s, multiplies at {', '.join(rates)} GFLOP/s"
 
 
 def print_record(record: Record, console: Any) -> None:
@@ -69,12 +76,7 @@ def print_record(record: Record, console: Any) -> None:
     machine = record.machine
     console.print(
         f"{record.environment['cpu']}, {record.environment['cores']} cores"
-        + (
-            f", reads {machine['read_bytes_per_s'] / 1e9:.1f} GB/s, multiplies "
-            f"{machine['flops'] / 1e9:.0f} GFLOP/s (fp32)"
-            if machine
-            else ""
-        ),
+        + (f", {machine_text(machine)}" if machine else ""),
         highlight=False,
     )
     table = Table(caption="medians; tokens: text + picture, new", caption_justify="left")
@@ -134,7 +136,7 @@ def as_csv(record: Record) -> str:
     """A line for each row and figure."""
     file = StringIO()
     out = csv.writer(file, lineterminator="\n")
-    case = ("package", "device", "threads", "image", "prompt_tokens", "new_tokens")
+    case = ("package", "device", "threads", "image", "prompt_tokens", "new_tokens", "caches")
     out.writerow([*case, "figure", "median_ms", "p90_ms", "p99_ms", "sd_ms", "count", "ended"])
     for row in record.rows:
         asked = [getattr(row.case, name) for name in case]

@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--fail-slower: it judges two files; add --compare A.json B.json")
     if not args.packages:
         raise InputError("PACKAGE: none given; name one or more, or --compare A.json B.json")
+    if args.sweep and args.caches:
+        raise InputError("--caches: a sweep shows whole answers; measure them one after the other")
     for target in (args.output, args.report):
         if target and not Path(target).absolute().parent.is_dir():
             raise InputError(f"{target}: its folder does not exist; make it first")
@@ -57,7 +59,10 @@ def _measure(args: argparse.Namespace) -> tuple[Record, bool]:
         "devices": _list(args.device, str),
     }
     packages = [_package(name) for name in args.packages]
-    wanted = sweep_lists(packages, lists) if args.sweep else cases(packages, **lists)
+    if args.sweep:
+        wanted = sweep_lists(packages, lists)
+    else:
+        wanted = cases(packages, **lists, caches=args.caches)
     wanted = [checked(case) for case in wanted]
     record = Record(SCHEMA_VERSION, environment(), {}, [])
     try:

@@ -25,6 +25,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--max-seconds", type=float, default=60.0, metavar="S", help="of a row (default: 60)")
     add("--loads", type=int, default=3, metavar="N", help="openings, cold and warm (default: 3)")
     add("--no-probe", action="store_true", help="do not measure what the machine can do")
+    add("--caches", action="store_true", help=(
+        "each row again, as a second question about the same picture"
+    ))  # fmt: skip
     add("--sweep", action="store_true", help=(
         "threads 1 to N, then picture sizes, then prompt lengths, one at a time"
     ))  # fmt: skip
@@ -32,4 +35,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", help="also write the JSON there")
     add("--report", metavar="FILE", help="also write a page with pictures, one HTML file")
     add("--compare", nargs=2, metavar=("A.json", "B.json"), help="two files measured before")
-    add("--fail-slower", metavar="5%%", help="exit status 3 if B is shown slower by more")
+    add("--fail-slower", metavar="SHARE", help=(
+        "exit status 3 if B is shown slower by more, such as 5%%"
+    ))  # fmt: skip

@@ -1,0 +1,109 @@
+"""How many operations a second this machine's matrix products do, by the weights' precision.
+
+A single MatMulNBits node, the one that packages' int8 and int4 matrices go through, in a model
+written here byte by byte: the onnx library is not installed where packages only run. The format is
+protobuf's wire encoding of onnx.proto; numbers below are its field numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlrt_runtime.session import default_threads, ort
+
+__all__ = ["SIDE", "best", "matmul_flops", "matmul_model"]
+
+SIDE = 1536  # rows and columns of the square matrices
+BLOCK = 128
+FLOAT, UINT8 = 1, 2  # TensorProto.DataType
+INT = 2  # AttributeProto.AttributeType
+
+
+def matmul_flops(seconds: float) -> dict[str, float]:
+    """`flops` of float32, `flops_int8` and `flops_int4` of such weights and int8 activations."""
+    found = {
+        "flops": _float32,
+        "flops_int8": lambda: _quantized(8),
+        "flops_int4": lambda: _quantized(4),
+    }
+    return {name: 2 * SIDE**3 / best(make(), seconds) for name, make in found.items()}
+
+
+def best(work: Callable[[], Any], seconds: float) -> float:
+    """Seconds of the quickest of many trials: a limit is what can be reached."""
+    work()
+    quickest, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        work()
+        quickest = min(quickest, time.perf_counter() - started)
+    return quickest
+
+
+def matmul_model(weights: NDArray[np.uint8], scales: NDArray[np.float32], bits: int) -> bytes:
+    """An ONNX model of x [rows, SIDE] times a SIDE x SIDE matrix, x's activations in int8.
+
+    Args:
+        weights: [SIDE, SIDE / BLOCK, bytes of a block], as MatMulNBits takes them.
+        scales: [SIDE, SIDE / BLOCK].
+        bits: 8 or 4.
+    """
+    attributes = {"K": SIDE, "N": SIDE, "bits": bits, "block_size": BLOCK, "accuracy_level": 4}
+    node = b"".join(_field(1, name) for name in ("x", "w", "s"))
+    node += _field(2, "y") + _field(4, "MatMulNBits") + _field(7, "com.microsoft")
+    for name, value in attributes.items():
+        node += _field(5, _field(1, name) + _field(3, value) + _field(20, INT))
+    graph = _field(1, node) + _field(2, "matmul")
+    graph += _field(5, _tensor("w", UINT8, weights)) + _field(5, _tensor("s", FLOAT, scales))
+    graph += _field(11, _value("x")) + _field(12, _value("y"))
+    opsets = (("", 21), ("com.microsoft", 1))
+    imports = (_field(8, _field(1, domain) + _field(2, number)) for domain, number in opsets)
+    return _field(1, 10) + _field(7, graph) + b"".join(imports)
+
+
+def _float32() -> Callable[[], Any]:
+    square = np.ones((SIDE, SIDE), np.float32)
+    return lambda: square @ square
+
+
+def _quantized(bits: int) -> Callable[[], Any]:
+    rng = np.random.default_rng(0)
+    shape = (SIDE, SIDE // BLOCK, BLOCK * bits // 8)
+    weights = rng.integers(0, 256, shape, np.uint8)
+    scales = np.full(shape[:2], 0.01, np.float32)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = default_threads()
+    providers = ["CPUExecutionProvider"]
+    session = ort.InferenceSession(matmul_model(weights, scales, bits), options, providers)
+    x = rng.standard_normal((SIDE, SIDE), np.float32)
+    return lambda: session.run(None, {"x": x})
+
+
+def _tensor(name: str, kind: int, array: NDArray[Any]) -> bytes:
+    shape = b"".join(_field(1, n) for n in array.shape)
+    return shape + _field(2, kind) + _field(8, name) + _field(9, array.tobytes())
+
+
+def _value(name: str) -> bytes:
+    dims = _field(1, _field(2, "rows")) + _field(1, _field(1, SIDE))
+    return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, dims)))
+
+
+def _field(number: int, value: int | str | bytes) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    content = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
