@@ -18,7 +18,7 @@ from vlrt_runtime.errors import VlrtError
 from vlrt_runtime.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vlrt_runtime.model import Answer, Model, Stream, Timings
@@ -82,13 +82,17 @@ def export(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    precision: str = "int4",
+    precision: str | None = None,
     vision: str | None = None,
     projector: str | None = None,
     decoder: str | None = None,
     embedding: str = "source",
-    device: str = "cpu",
-    block_size: int = 128,
+    target: str = "onnx",
+    device: str | None = None,
+    profile: str | None = None,
+    image_sizes: Sequence[tuple[int, int]] = (),
+    context: int | None = None,
+    block_size: int | None = None,
     accuracy_level: int = 4,
     quantizer: str | None = None,
     calibrate: str | os.PathLike[str] | None = None,
@@ -127,7 +131,11 @@ def export(
         projector=projector,
         decoder=decoder,
         embedding=embedding,
+        target=target,
         device=device,
+        profile=profile,
+        image_sizes=image_sizes,
+        context=context,
         block_size=block_size,
         accuracy_level=accuracy_level,
         quantizer=quantizer,

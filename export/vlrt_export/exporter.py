@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from vlrt_export.atomic import atomic_folder, check_target, sync
 from vlrt_export.calibrate import Prompts, collect
 from vlrt_export.families import family_of
+from vlrt_export.formats import writer_for
 from vlrt_export.job import Job, Progress
 from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import CALIBRATED, EMBEDDINGS, check_calibration, precision_plan
@@ -26,13 +27,17 @@ def export(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    precision: str = "int4",
+    precision: str | None = None,
     vision: str | None = None,
     projector: str | None = None,
     decoder: str | None = None,
     embedding: str = "source",
-    device: str = "cpu",
-    block_size: int = 128,
+    target: str = "onnx",
+    device: str | None = None,
+    profile: str | None = None,
+    image_sizes: Sequence[tuple[int, int]] = (),
+    context: int | None = None,
+    block_size: int | None = None,
     accuracy_level: int = 4,
     quantizer: str | None = None,
     calibrate: Callable[[Path], Prompts] | None = None,
@@ -48,14 +53,22 @@ def export(
     Args:
         source: a folder, a hub id (`owner/name`) or a short name; see `vlrt models`.
         output: the package's folder; it appears only when the package is whole.
-        precision: fp32, fp16, int8, or int4 (int4 decoder, int8 for the rest).
+        precision: fp32, fp16, int8, or int4 (int4 decoder, and what the target has for the rest);
+            int4 where not given, and int8 for the Neural Engine.
         vision: precision of the vision encoder, where it is to differ.
         projector: precision of the projector, where it is to differ.
         decoder: precision of the decoder, where it is to differ.
         embedding: of the embedding table: fp32, fp16, int8, or source (as the checkpoint has it).
-        device: to make the graphs for: cpu or cuda. For cuda, activations are float16 unless the
-            precision is fp32, and int4 leaves all but the decoder at fp16.
-        block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256.
+        target: kind of the graphs: onnx or coreml.
+        device: to make ONNX graphs for: cpu, which is taken where not given, or cuda. For cuda,
+            activations are float16 unless the precision is fp32, and int4 leaves all but the
+            decoder at fp16.
+        profile: to make Core ML programs for: gpu, which is taken where not given, or ane.
+        image_sizes: (width, height) of the pictures that Core ML programs take, where a model
+            takes several.
+        context: positions of Core ML's cache; 2048 where not given, 1024 for the Neural Engine.
+        block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256; where not
+            given 128, and 32 for Core ML.
         accuracy_level: of int8 and int4 on the CPU: 4 multiplies with int8 activations, 0 with
             float32.
         quantizer: of int8 and int4, see `vlrt_export.quantizers`: rtn, mse, hqq or gptq; mse where
@@ -75,17 +88,20 @@ def export(
         VlrtError: see `vlrt_runtime.errors`; nothing is left at `output` then.
     """
     # Of `.` the name is wanted, and pathlib keeps `..` and fails on `~nobody`.
-    target = Path(os.path.abspath(os.path.expanduser(output)))  # noqa: PTH100, PTH111
+    place = Path(os.path.abspath(os.path.expanduser(output)))  # noqa: PTH100, PTH111
     report = progress or (lambda what, done, total: None)
     if embedding not in EMBEDDINGS:
         raise InputError(f"embedding {embedding!r}: expected one of {', '.join(EMBEDDINGS)}")
     overrides = {"vision_encoder": vision, "projector": projector, "decoder": decoder}
-    kinds: dict[str, Any] = {"block_size": block_size, "accuracy_level": accuracy_level}
-    kinds["target"] = lowering = target_for(device)
+    lowering = target_for(target, device, profile)
+    precision = precision or lowering.precision
+    kinds: dict[str, Any] = {"target": lowering, "accuracy_level": accuracy_level}
+    kinds["block_size"] = block_size or lowering.block_size
+    make_writer = writer_for(lowering, image_sizes, context)
     kinds["quantizer"] = quantizer or (CALIBRATED if calibrate else DEFAULT)
     words = precision_plan(overrides, precision=precision, overrides=overrides, **kinds)
     check_calibration(kinds["quantizer"], words.values(), calibrated=calibrate is not None)
-    check_target(target, force=force)
+    check_target(place, force=force)
     checkpoint, found = open_checkpoint(
         source,
         vision_tower=vision_tower,
@@ -95,7 +111,8 @@ def export(
     )
     family = family_of(checkpoint)
     plan = precision_plan(family.graphs, precision=precision, overrides=overrides, **kinds)
-    with atomic_folder(target, force=force) as folder:
+    writer = make_writer(family, checkpoint)
+    with atomic_folder(place, force=force) as folder:
         factors: dict[str, Factors] = {}
         scratch = folder / "calibration"
         if calibrate is not None:
@@ -103,11 +120,12 @@ def export(
             rough = precision_plan(family.graphs, precision="int8")
             scratch.mkdir()
             job = Job(checkpoint, family, rough, embedding, scratch, {})
-            found = replace(found, digests=job.package(target.name, found, report).source.files)
+            found = replace(found, digests=job.package(place.name, found, report).source.files)
             seen = [key for key, part in plan.items() if QUANTIZERS[part.quantizer].calibrated]
             factors = collect(scratch, calibrate(scratch), seen, scratch / "factors", report)
-        job = Job(checkpoint, family, plan, embedding, folder, factors, lowering)
-        job.package(name or target.name, found, report, without=scratch)
-        for path in folder.iterdir():
-            sync(path)
-    return target
+        job = Job(checkpoint, family, plan, embedding, folder, factors, lowering, writer)
+        job.package(name or place.name, found, report, without=scratch)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                sync(path)
+    return place

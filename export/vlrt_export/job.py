@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from vlrt_export import assets, graph
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family
+from vlrt_export.graphs import GraphWriter, OnnxWriter, Planned
 from vlrt_export.sources import Source
 from vlrt_export.target import CPU, Target
 from vlrt_export.tensors import check_tensors
@@ -26,7 +26,6 @@ from vlrt_runtime.manifest import (
     SCHEMA_VERSION,
     EmbeddingSpec,
     FileEntry,
-    GraphSpec,
     Manifest,
     PrecisionSpec,
     SourceSpec,
@@ -52,9 +51,10 @@ class Job:
         folder: Path,
         factors: Mapping[str, Factors],
         target: Target = CPU,
+        writer: Callable[[Path], GraphWriter] = OnnxWriter,
     ) -> None:
         self.checkpoint, self.family, self.plan, self.folder = checkpoint, family, plan, folder
-        self.target = target
+        self.target, self.writer = target, writer(folder)
         self.config = family.config(checkpoint.config)
         self.runtime = family.runtime(checkpoint, self.config)
         self.generation = assets.generation(
@@ -91,7 +91,7 @@ class Job:
 
     def _plan_graph(self, name: str, module: Any) -> None:
         self.models[name] = graph.build(module, name)
-        self.files[name] = file = DataFile(self.folder / f"{name}.onnx.data")
+        self.files[name] = file = DataFile(self.writer.weights / f"{name}.onnx.data")
         parts = graph.fills(module)
         for fill in parts:
             file.plan(fill)
@@ -126,7 +126,8 @@ class Job:
         ]
         path = self.folder / EMBEDDING
         jobs.append(("embedding", path, self.embedding.size, list(self.embedding.units())))
-        needed, free = sum(size for _, _, size, _ in jobs), shutil.disk_usage(self.folder).free
+        needed = sum(size for _, _, size, _ in jobs) * self.writer.copies
+        free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise StorageError(
                 f"{self.folder.parent}: the package needs {needed / 1e9:.1f} GB and "
@@ -144,9 +145,7 @@ class Job:
             run_units(self.checkpoint, path, size, units, advance)
         with (self.folder / EMBEDDING).open("r+b") as file:
             file.write(self.embedding.head)
-        for name, model in self.models.items():
-            ir.save(model, self.folder / f"{name}.onnx")
-            onnx.checker.check_model(self.folder / f"{name}.onnx")
+        self.writer.write(self.planned())
 
     def manifest(self, name: str, source: Source) -> Manifest:
         """What the package says of itself."""
@@ -154,16 +153,20 @@ class Job:
         files = self.checkpoint.files
         unknown = {key: path for key, path in files.items() if key not in source.digests}
         digests = dict(source.digests) | sha256_files(unknown)
-        entries = {path.name: path for path in self.folder.iterdir()}
+        entries = {
+            path.relative_to(self.folder).as_posix(): path
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
         hashes = sha256_files(entries)
-        return Manifest(
+        manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             vlrt_version=__version__,
             family=self.family.name,
             name=name,
             device=self.target.device,
             source=SourceSpec(source.repo, source.revision, digests),
-            graphs={key: self._graph_spec(key, model) for key, model in self.models.items()},
+            graphs={},
             embedding=EmbeddingSpec(EMBEDDING, rows, width, self.embedding.precision),
             tokens=dict(self.runtime.tokens),
             special_tokens=self.special_tokens,
@@ -176,21 +179,23 @@ class Job:
                 for key, path in sorted(entries.items())
             },
         )
+        return self.writer.describe(manifest, self.planned())
 
-    def _graph_spec(self, name: str, model: ir.Model) -> GraphSpec:
-        precision = self.plan[name]
-        return GraphSpec(
-            file=f"{name}.onnx",
-            inputs=graph.specs(model.graph.inputs),
-            outputs=graph.specs(model.graph.outputs),
-            precision=PrecisionSpec(
-                precision.kind,
-                precision.block_size,
-                precision.accuracy_level,
-                precision.quantizer,
-            ),
-            parameters=self.parameters[name],
-        )
+    def planned(self) -> dict[str, Planned]:
+        """The graphs, and what the manifest says of their weights."""
+        return {
+            name: Planned(
+                model,
+                PrecisionSpec(
+                    kind=self.plan[name].kind,
+                    block_size=self.plan[name].block_size,
+                    accuracy_level=self.plan[name].accuracy_level,
+                    quantizer=self.plan[name].quantizer,
+                ),
+                self.parameters[name],
+            )
+            for name, model in self.models.items()
+        }
 
 
 def _source_bytes(unit: Unit) -> int:

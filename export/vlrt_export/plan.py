@@ -50,6 +50,9 @@ def precision_plan(
     rest = target.rest.get(precision, precision)
     level = accuracy_level if target.integer_activations else 0
     kinds = {name: precision if name == "decoder" else rest for name in names} | given
+    for kind in kinds.values():
+        if kind in target.unstored:
+            raise InputError(f"precision {kind}: {target.unstored[kind]}; choose another")
     # At 8 bits rounding costs nothing that pictures could win back.
     other = DEFAULT if QUANTIZERS[quantizer].calibrated else quantizer
     return {

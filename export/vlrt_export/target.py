@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from vlrt_runtime.errors import InputError
 
-__all__ = ["CPU", "CUDA", "TARGETS", "Target", "target_for"]
+__all__ = ["COREML", "CPU", "CUDA", "TARGETS", "Target", "target_for"]
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -26,6 +26,11 @@ class Target:
         integer_activations: 4- and 8-bit weights may be multiplied with 8-bit activations.
         fused_bias: MatMulNBits adds the bias.
         picks: the decoder looks up the rows of ids, and gives the ids of the largest logits.
+        profile: of Core ML programs: gpu or ane; none for ONNX.
+        storage: precision -> the form that `Linear` stores matrices in, where it is another.
+        precision: where none is asked for.
+        block_size: where none is asked for.
+        unstored: precisions that are not to be had, and why.
     """
 
     device: str
@@ -35,6 +40,16 @@ class Target:
     integer_activations: bool = True
     fused_bias: bool = True
     picks: bool = False
+    profile: str | None = None
+    storage: Mapping[str, str] = field(default_factory=dict)
+    precision: str = "int4"
+    block_size: int = 128
+    unstored: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def static(self) -> bool:
+        """Sizes are fixed when the graphs are made, and operators are plain ones."""
+        return self.profile is not None
 
 
 # A picture encoder loses much more than a decoder at 4 bits and is read once per picture, not once
@@ -53,15 +68,50 @@ CUDA = Target(
     picks=True,
 )
 
+# Apple's own recipe for decoders on the GPU is int4 in blocks of 32:
+# https://machinelearning.apple.com/research/core-ml-on-device-llama. The Neural Engine computes in
+# float16 alone, and knows no blocks but whole rows:
+# https://apple.github.io/coremltools/docs-guides/source/opt-quantization-perf.html
+COREML = {
+    "gpu": Target(
+        device="coreml",
+        profile="gpu",
+        compute=dict.fromkeys(("fp16", "int8", "int4"), HALF),
+        cache=HALF,
+        rest={"int4": "fp16"},
+        storage={"int8": "codes8", "int4": "codes4"},
+        block_size=32,
+    ),
+    "ane": Target(
+        device="coreml",
+        profile="ane",
+        compute=dict.fromkeys(("fp32", "fp16", "int8", "int4"), HALF),
+        cache=HALF,
+        storage={"int8": "rows8"},
+        precision="int8",
+        unstored={
+            "fp32": "the Neural Engine computes in float16",
+            "int4": "the Neural Engine knows no blocks of 4 bits",
+        },
+    ),
+}
+
 TARGETS = {target.device: target for target in (CPU, CUDA)}
 
 
-def target_for(device: str) -> Target:
-    """The target of that name.
+def target_for(kind: str, device: str | None = None, profile: str | None = None) -> Target:
+    """The target of that kind of graphs: onnx, for a device, or coreml, of a profile.
 
     Raises:
         InputError: there is none.
     """
-    if device not in TARGETS:
-        raise InputError(f"device {device!r}: expected one of {', '.join(TARGETS)}")
-    return TARGETS[device]
+    choices = {"onnx": (device or "cpu", TARGETS, "device", profile, "profile")}
+    choices["coreml"] = (profile or "gpu", COREML, "profile", device, "device")
+    if kind not in choices:
+        raise InputError(f"target {kind!r}: expected one of {', '.join(choices)}")
+    word, known, name, other, other_name = choices[kind]
+    if other is not None:
+        raise InputError(f"{other_name} {other!r}: target {kind} has none; leave it out")
+    if word not in known:
+        raise InputError(f"{name} {word!r}: expected one of {', '.join(known)}")
+    return known[word]

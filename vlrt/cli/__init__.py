@@ -112,8 +112,8 @@ def _add_export(commands: Commands) -> None:
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
-        default="int4",
-        help="of all matrices; int4 keeps vision and projector at int8 (default: int4)",
+        help="of all matrices; int4 keeps vision and projector at int8 (default: int4; int8 for "
+        "--profile ane)",
     )
     for part in ("vision", "projector", "decoder"):
         command.add_argument(f"--{part}", choices=PRECISIONS, help=f"precision of the {part}")
@@ -126,9 +126,8 @@ def _add_export(commands: Commands) -> None:
     command.add_argument(
         "--block-size",
         type=int,
-        default=128,
         choices=(16, 32, 64, 128, 256),
-        help="weights that share a scale in int8 and int4 (default: 128)",
+        help="weights that share a scale in int8 and int4 (default: 128; 32 for Core ML)",
     )
     command.add_argument(
         "--accuracy-level",
@@ -156,14 +155,45 @@ def _add_export(commands: Commands) -> None:
     command.add_argument(
         "--projector-file", metavar="FILE", help="and the projector's weights (.safetensors, .bin)"
     )
-    command.add_argument("--target", choices=("onnx",), default="onnx", help="kind of graphs")
+    command.add_argument(
+        "--target",
+        choices=("onnx", "coreml"),
+        default="onnx",
+        help="kind of graphs (default: onnx)",
+    )
     command.add_argument(
         "--device",
         choices=("cpu", "cuda"),
-        default="cpu",
-        help="to export for; on cuda int4 keeps vision and projector at fp16 (default: cpu)",
+        help="to export ONNX for; cuda's int4 keeps vision and projector at fp16 (default: cpu)",
+    )
+    command.add_argument(
+        "--profile",
+        choices=("gpu", "ane"),
+        help="to export Core ML for: Apple's GPU, or the Neural Engine (default: gpu)",
+    )
+    command.add_argument(
+        "--image-size",
+        metavar="WxH",
+        type=_size,
+        nargs="+",
+        default=(),
+        help="sizes of pictures that Core ML takes, for models that take several",
+    )
+    command.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="positions of Core ML's cache (default: 2048; 1024 for --profile ane)",
     )
     command.add_argument("--force", action="store_true", help="replace an existing package")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected WIDTHxHEIGHT, as 448x448") from None
 
 
 def _add_run(commands: Commands) -> None:

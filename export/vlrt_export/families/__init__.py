@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.graph import GraphModule
 from vlrt_export.weights import Weights
-from vlrt_runtime.errors import CheckpointError
+from vlrt_runtime.errors import CheckpointError, InputError
 
-__all__ = ["Family", "Runtime", "family_of", "replace_prefix"]
+__all__ = ["Family", "Fixed", "Runtime", "family_of", "one_size", "replace_prefix"]
 
 # model_type -> module with a FAMILY; modules are imported when asked for.
 FAMILIES = {
@@ -46,6 +46,34 @@ class Runtime:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """Sizes of free axes, by name, for targets that want them fixed.
+
+    Attributes:
+        vision: of the vision encoder, once for each size of pictures.
+        decoder: of the decoder, but for positions.
+        padding: what inputs of the decoder are filled up with, by name, if not with zeros.
+        image: what the manifest's `image` must say of it.
+    """
+
+    vision: Sequence[Mapping[str, int]] = ({},)
+    decoder: Mapping[str, int] = field(default_factory=dict)
+    padding: Mapping[str, float] = field(default_factory=dict)
+    image: Mapping[str, Any] = field(default_factory=dict)
+
+
+def one_size(config: Any, sizes: Sequence[tuple[int, int]]) -> Fixed:
+    """Of families that bring every picture to the same size.
+
+    Raises:
+        InputError: sizes (height, width) are asked for.
+    """
+    if sizes:
+        raise InputError("image size: this model sees every picture at one size; leave it out")
+    return Fixed()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """An architecture: what differs from one family to the next, and nothing else.
 
@@ -58,6 +86,7 @@ class Family:
         runtime: (checkpoint, config) -> what the manifest must say.
         dropped: canonical prefixes of tensors that are left out on purpose.
         chat_template: for checkpoints without one, or whose own knows no pictures.
+        fixed: (config, picture sizes as height and width) -> sizes of its graphs.
     """
 
     name: str
@@ -68,6 +97,7 @@ class Family:
     runtime: Callable[[Checkpoint, Any], Runtime]
     dropped: tuple[str, ...] = ()
     chat_template: str | None = None
+    fixed: Callable[[Any, Sequence[tuple[int, int]]], Fixed] = one_size
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

@@ -7,15 +7,15 @@ a picture they are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import decoder_config, image_config, image_parameters, text_config
-from vlrt_export.families import Family, Runtime, replace_prefix
+from vlrt_export.families import Family, Fixed, Runtime, one_size, replace_prefix
 from vlrt_export.families.mllama_decoder import Decoder, Projector
-from vlrt_export.families.mllama_layers import VisionConfig, arrangements
+from vlrt_export.families.mllama_layers import HIDDEN, VisionConfig, arrangements
 from vlrt_export.families.mllama_vision import VisionEncoder
 from vlrt_export.layers.llama import DecoderConfig
 from vlrt_runtime.errors import CheckpointError
@@ -114,6 +114,15 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
     )
 
 
+def fixed(config: Config, sizes: Sequence[tuple[int, int]]) -> Fixed:
+    """One picture, whose unused tiles are hidden."""
+    return replace(
+        one_size(config, sizes),
+        decoder={"tiles": config.vision.max_num_tiles},
+        padding={"cross_attention_mask": HIDDEN},
+    )
+
+
 FAMILY = Family(
     name="mllama",
     canonical=canonical,
@@ -121,4 +130,5 @@ FAMILY = Family(
     graphs={"vision_encoder": VisionEncoder, "projector": Projector, "decoder": Decoder},
     embedding="language_model.embed_tokens.weight",
     runtime=runtime,
+    fixed=fixed,
 )

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlrt_export.layers.base import Layer, add, contrib
+from vlrt_export.layers.base import FLOAT, Layer, add, cast, contrib
 from vlrt_export.layers.basic import MLP, LayerNorm
 from vlrt_export.layers.linear import Linear
 from vlrt_export.weights import Weights
 from vlrt_runtime.errors import CheckpointError
 
-__all__ = ["VisionConfig", "VisionLayer", "arrangements"]
+__all__ = ["HIDDEN", "VisionConfig", "VisionLayer", "arrangements", "real_rows"]
 
+HIDDEN = -1e4  # float16 has no room for much less
 
 def arrangements(most: int) -> list[tuple[int, int]]:
     """Rows and columns of every arrangement of at most so many tiles; an id is the place + 1."""
@@ -78,18 +79,25 @@ class TileAttention(Layer):
     """Attention in which rows from `real` on, the filling, are hidden from one another.
 
     So it was trained: a real row sees the filling too. Two calls are the same as one with a mask,
-    which would take S x S floats, and cost less the fewer tiles a picture has.
+    which would take S x S floats, and cost less the fewer tiles a picture has; targets of fixed
+    sizes have no other way than the mask.
     """
 
     def __init__(self, weights: Weights, hidden: int, heads: int) -> None:
         super().__init__()
-        self.hidden, self.heads = hidden, heads
+        self.hidden, self.heads, self.static = hidden, heads, weights.target.static
         self.qkv = Linear(weights, ["q_proj", "k_proj", "v_proj"], hidden, [hidden] * 3)
         self.output = Linear(weights, "o_proj", hidden, hidden)
 
     def forward(self, op: Any, x: Any, real: Any) -> Any:
-        """X [1, S, hidden], real int64 [1] -> the same shape."""
+        """X [1, S, hidden], real as `real_rows` gives it -> the same shape."""
         q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
+        if self.static:
+            bias, heads = cast(op, real, q.dtype), {"num_heads": self.heads}
+            return self.output(
+                op,
+                contrib(op, "MultiHeadAttention", q, k, v, None, None, bias, outputs=[q], **heads),
+            )
         start, end, axis = op.Constant(value_ints=[0]), op.Shape(x, start=1, end=2), [1]
         seeing, filling = op.Slice(q, start, real, axis), op.Slice(q, real, end, axis)
         seen = [op.Slice(rows, start, real, axis) for rows in (k, v)]
@@ -101,6 +109,19 @@ class TileAttention(Layer):
         rows = op.Concat(*parts, axis=1)
         rows.shape = x.shape
         return self.output(op, rows)
+
+
+def real_rows(op: Any, real: Any, size: int, *, static: bool) -> Any:
+    """How many of `size` rows are real, int64 [1], as `TileAttention` wants it.
+
+    Where sizes are fixed that is what it adds to the scores: [1, 1, size, size].
+    """
+    if not static:
+        return real
+    places = op.Constant(value_ints=list(range(size)))
+    filling = op.Cast(op.GreaterOrEqual(places, real), to=FLOAT)
+    column, row = (op.Reshape(filling, shape) for shape in ([1, 1, size, 1], [1, 1, 1, size]))
+    return op.Mul(op.Mul(column, HIDDEN), row)
 
 
 class VisionLayer(Layer):

@@ -8,7 +8,12 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from vlrt_export.families.mllama_layers import VisionConfig, VisionLayer, arrangements
+from vlrt_export.families.mllama_layers import (
+    VisionConfig,
+    VisionLayer,
+    arrangements,
+    real_rows,
+)
 from vlrt_export.layers.base import FLOAT, Layer, cast
 from vlrt_export.layers.basic import LayerNorm
 from vlrt_export.layers.linear import Linear
@@ -94,7 +99,7 @@ class VisionEncoder(Layer):
 
     def __init__(self, weights: Weights, config: Any) -> None:
         super().__init__()
-        self.config, self.dtype = config.vision, weights.dtype
+        self.config, self.dtype, self.static = config.vision, weights.dtype, weights.target.static
         config = config.vision
         weights = weights.at("vision_model")
         self.embeddings = Embeddings(weights, config)
@@ -129,6 +134,7 @@ class VisionEncoder(Layer):
         rows, filling = tiles * config.tokens, tiles * (-config.tokens % MULTIPLE)
         x = op.Pad(self.embeddings(op, pixels, ratio), [0, 0, 0, 0, filling, 0])
         x.shape = ir.Shape([1, rows + filling, hidden])
+        real = real_rows(op, real, rows + filling, static=self.static)
 
         inputs: dict[int, Any] = {}
         for i, layer in enumerate(self.local_layers):

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript import nn
 
 from vlrt_export.families import Family
-from vlrt_export.families.qwen2_vl_config import Config, runtime
+from vlrt_export.families.qwen2_vl_config import Config, fixed, runtime
 from vlrt_export.layers.attention import Attention
 from vlrt_export.layers.base import FLOAT, Layer, add, cast
 from vlrt_export.layers.basic import MLP, LayerNorm
@@ -110,4 +110,5 @@ FAMILY = Family(
     graphs={"vision_encoder": VisionEncoder, "projector": Projector, "decoder": decoder},
     embedding="language_model.embed_tokens.weight",
     runtime=runtime,
+    fixed=fixed,
 )

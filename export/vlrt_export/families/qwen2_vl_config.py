@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.config import decoder_config, image_parameters, require, text_config
-from vlrt_export.families import Runtime
+from vlrt_export.families import Fixed, Runtime
 from vlrt_export.layers.llama import DecoderConfig
+from vlrt_runtime.errors import InputError
 
-__all__ = ["Config", "runtime", "video_limits"]
+__all__ = ["Config", "fixed", "runtime", "video_limits"]
 
 # The published limit is 16,384 tokens of 28 x 28 pixels: minutes of encoding on a laptop.
 DEVICE_MAX_PIXELS = 1280 * 28 * 28
+# Square, wide and high pictures of 256 to 260 tokens, as (height, width).
+SIZES = ((448, 448), (364, 560), (560, 364))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +102,26 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
             "vision_head_dim": config.embed_dim // config.num_heads,
         },
         max_context=text.get("max_position_embeddings", 32768),
+    )
+
+
+def fixed(config: Config, sizes: Sequence[tuple[int, int]]) -> Fixed:
+    """Patches of pictures of these sizes.
+
+    Raises:
+        InputError: a side is no multiple of what becomes one token.
+    """
+    unit = config.patch_size * config.spatial_merge_size
+    for height, width in sizes:
+        if height % unit or width % unit or min(height, width) < unit:
+            near = (max(unit, round(side / unit) * unit) for side in (width, height))
+            raise InputError(
+                f"image size {width}x{height}: expected multiples of {unit}, as "
+                f"{'x'.join(map(str, near))}"
+            )
+    chosen = list(dict.fromkeys(sizes)) or SIZES
+    area = config.patch_size**2
+    return Fixed(
+        vision=[{"patches": height * width // area} for height, width in chosen],
+        image={"sizes": [list(size) for size in chosen]},
     )

@@ -18,11 +18,13 @@ class RMSNorm(Layer):
 
     def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.plain_sum = eps, weights.target.static
         self.weight = self.vector(weights, f"{name}.weight", [size])
 
     def forward(self, op: Any, x: Any, residual: Any = None) -> tuple[Any, Any]:
         """(norm(s), s) of s = x, or of s = residual + x; all [..., size]."""
+        if residual is not None and self.plain_sum:
+            x, residual = op.Add(residual, x), None
         if residual is None:
             return op.RMSNormalization(x, self.weight, axis=-1, epsilon=self.eps), x
         return contrib(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.layers.base import FLOAT, Layer, cast, contrib, stored
+from vlrt_export.layers.codes import Codes4, Codes8, Rows8
 from vlrt_export.quantizers import QUANTIZERS
 from vlrt_export.weights import Weights
 
@@ -49,7 +50,9 @@ class Linear(Layer):
         self.k, self.n = k, sum(sizes)
         pairs = list(zip(names, sizes, strict=True))
         tensors = [weights.take(f"{name}.weight", shape or (size, k)) for name, size in pairs]
-        self.storage = STORAGE[weights.precision.kind](weights, self.n, k)
+        kind = weights.precision.kind
+        storage = STORAGE[weights.target.storage.get(kind, kind)]
+        self.storage = storage(weights, self.n, k)
         # Modules register parameters by attribute, so each gets one.
         for name, parameter in self.storage.parameters.items():
             setattr(self, name, parameter)
@@ -166,4 +169,12 @@ class Int8(Blockwise):
     bits = 8
 
 
-STORAGE = {"fp32": Plain, "fp16": Half, "int8": Int8, "int4": Int4}
+STORAGE = {
+    "fp32": Plain,
+    "fp16": Half,
+    "int8": Int8,
+    "int4": Int4,
+    "codes8": Codes8,
+    "codes4": Codes4,
+    "rows8": Rows8,
+}
