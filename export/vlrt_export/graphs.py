@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-
 import onnx
 import onnx_ir as ir
 

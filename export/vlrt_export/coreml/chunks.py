@@ -45,9 +45,7 @@ def cut(graph: ir.Graph, logits: ir.Value, limit: int) -> list[Chunk]:
         wanted += 1
 
 
-def _cached(
-    graph: ir.Graph, start: ir.Value | None, stop: ir.Value
-) -> tuple[ir.Node, ...]:
+def _cached(graph: ir.Graph, start: ir.Value | None, stop: ir.Value) -> tuple[ir.Node, ...]:
     nodes, _ = needed(graph, [stop], start)
     return tuple(node for node in nodes if node.op_type == CACHED)
 

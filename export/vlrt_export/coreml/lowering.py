@@ -17,8 +17,7 @@ from vlrt_export.coreml.rules import RULES
 from vlrt_export.coreml.rules.attention import FLAG, MASK, POSITION, STATE, write
 from vlrt_export.coreml.scope import Scope, clean
 from vlrt_export.coreml.store import Store
-from vlrt_export.coreml.tools import Builder as mb
-from vlrt_export.coreml.tools import Function, ct, types
+from vlrt_export.coreml.tools import Function, ct, mb, types
 from vlrt_export.coreml.values import Const, Item, Value
 
 __all__ = ["CACHED", "Cache", "Piece", "captured", "lower", "needed"]
@@ -240,9 +239,7 @@ def _fold(node: ir.Node, items: Sequence[Item | None]) -> list[Item] | None:
     names = [f"i{place}" if item is not None else "" for place, item in enumerate(items)]
     outputs = [f"o{place}" for place in range(len(node.outputs))]
     attributes = [ir.serde.serialize_attribute(each) for each in node.attributes.values()]
-    proto = onnx.NodeProto(
-        op_type=node.op_type, input=names, output=outputs, attribute=attributes
-    )
+    proto = onnx.NodeProto(op_type=node.op_type, input=names, output=outputs, attribute=attributes)
     given = {name: item.array for name, item in zip(names, items, strict=True) if item is not None}
     infos = [
         onnx.helper.make_tensor_value_info(

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from vlrt_export.coreml.profiles import Profile
 from vlrt_export.coreml.store import Store, narrowed
-from vlrt_export.coreml.tools import Builder as mb
-from vlrt_export.coreml.tools import Var, types, uint4
+from vlrt_export.coreml.tools import Var, mb, types, uint4
 from vlrt_export.coreml.values import Const, Item, Packed, Value
 
 __all__ = ["Scope", "clean"]
 
-NUMPY = {types.fp16: np.float16, types.fp32: np.float32, types.int32: np.int32, types.bool: np.bool_}
+NUMPY = {
+    types.fp16: np.float16,
+    types.fp32: np.float32,
+    types.int32: np.int32,
+    types.bool: np.bool_,
+}
 
 
 def clean(name: str) -> str:

@@ -21,7 +21,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._made: dict[str, NDArray[Any]] = {}
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115: it lives as long as this
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as this
 
     def get(self, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """What `make` gives, the first time."""

@@ -6,7 +6,7 @@ import logging
 
 from vlrt_runtime.errors import MissingDependencyError
 
-__all__ = ["Builder", "Function", "Program", "Var", "ct", "is_builtin", "types", "uint4"]
+__all__ = ["Function", "Program", "Var", "ct", "mb", "types", "uint4"]
 
 _before = logging.root.manager.disable
 logging.disable(logging.WARNING)
@@ -20,4 +20,4 @@ except ModuleNotFoundError as error:
     ) from error
 finally:
     logging.disable(_before)
-is_builtin = types.is_builtin
+mb = Builder

@@ -16,6 +16,7 @@ __all__ = ["HIDDEN", "VisionConfig", "VisionLayer", "arrangements", "real_rows"]
 
 HIDDEN = -1e4  # float16 has no room for much less
 
+
 def arrangements(most: int) -> list[tuple[int, int]]:
     """Rows and columns of every arrangement of at most so many tiles; an id is the place + 1."""
     sides = range(1, most + 1)

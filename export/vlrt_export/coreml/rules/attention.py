@@ -7,8 +7,7 @@ import onnx_ir as ir
 
 from vlrt_export.coreml.rules.table import Table, attribute
 from vlrt_export.coreml.scope import Scope
-from vlrt_export.coreml.tools import Builder as mb
-from vlrt_export.coreml.tools import Var, types
+from vlrt_export.coreml.tools import Var, mb, types
 from vlrt_export.coreml.values import Item, Value
 
 __all__ = ["FLAG", "MASK", "POSITION", "STATE", "TABLE"]

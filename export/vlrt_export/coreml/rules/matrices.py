@@ -10,8 +10,7 @@ import onnx_ir as ir
 
 from vlrt_export.coreml.rules.table import Table, attribute, sizes
 from vlrt_export.coreml.scope import Scope
-from vlrt_export.coreml.tools import Builder as mb
-from vlrt_export.coreml.tools import Var, types
+from vlrt_export.coreml.tools import Var, mb, types
 from vlrt_export.coreml.values import Const, Item, Packed, Value
 
 __all__ = ["TABLE"]
@@ -115,7 +114,7 @@ def layer_norm(scope: Scope, node: ir.Node, x: Value, gamma: Const, beta: Const)
 
 @TABLE.rule("RMSNormalization", attributes="axis epsilon stash_type")
 def rms_norm(scope: Scope, node: ir.Node, x: Value, gamma: Const) -> Item:
-    """x / rms(x) * gamma over the last axis, with no square in float16: 256 is too large for it."""
+    """X / rms(x) * gamma over the last axis, with no square in float16: 256 is too large for it."""
     own, axis = scope.own(x), _last(node, x)
     epsilon = attribute(node, "epsilon", 1e-5)
     normed = _by_layer_norm if not scope.profile.wide else _by_squares

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-
 import numpy as np
 import onnx_ir as ir
 
 from vlrt_export.coreml.rules.table import Table, attribute, axis_of, sizes
 from vlrt_export.coreml.scope import Scope
-from vlrt_export.coreml.tools import Builder as mb
-from vlrt_export.coreml.tools import Var
+from vlrt_export.coreml.tools import Var, mb
 from vlrt_export.coreml.values import Const, Item, Value
 
 __all__ = ["TABLE"]
@@ -133,9 +131,7 @@ def _width(x: Value, part: Var) -> int:
 
 
 @TABLE.rule("Slice")
-def cut(
-    scope: Scope, node: ir.Node, x: Value, starts: Const, ends: Const, axes: Const
-) -> Item:
+def cut(scope: Scope, node: ir.Node, x: Value, starts: Const, ends: Const, axes: Const) -> Item:
     """A range along some axes; itself where that is all."""
     begin, end = [0] * len(x.shape), list(x.shape)
     for start, stop, axis in zip(sizes(starts), sizes(ends), sizes(axes), strict=True):
@@ -196,5 +192,3 @@ def reduce_sum(scope: Scope, node: ir.Node, x: Value, axes: Const) -> Item:
     own = [axis_of(x, axis) for axis in sizes(axes)]
     made = mb.reduce_sum(x=scope.own(x), axes=own, keep_dims=keep)
     return scope.value(made, channels=x.channels)
-
-

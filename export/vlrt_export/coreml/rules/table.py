@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Rule", "Table", "axis_of", "attribute", "sizes"]
+__all__ = ["Rule", "Table", "attribute", "axis_of", "sizes"]
 
 
 @dataclass(frozen=True)
