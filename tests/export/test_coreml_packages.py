@@ -95,9 +95,9 @@ def test_a_decoder_in_chunks_has_one_state_each(
     assert answers[0].token_ids
 
 
-def graph_of(op_type: str, **attributes: object) -> ir.Graph:
+def graph_of(op_type: str, **attributes: int) -> ir.Graph:
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 4, 8]))
-    made = [ir.convert_attribute(key, value) for key, value in attributes.items()]
+    made = [ir.AttrInt64(key, value) for key, value in attributes.items()]
     node = ir.Node("", op_type, [x], made, name="here")
     node.outputs[0].name = "y"
     return ir.Graph([x], [node.outputs[0]], nodes=[node], opset_imports={"": 23})

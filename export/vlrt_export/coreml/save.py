@@ -31,6 +31,7 @@ def _convert(program: Program, path: Path) -> None:
         source="milinternal",
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS18,
+        pass_pipeline=ct.PassPipeline.EMPTY,
         compute_precision=ct.precision.FLOAT32,  # casts nothing
         skip_model_load=True,
         package_dir=str(path),

@@ -79,6 +79,9 @@ def quick_gelu(scope: Scope, node: ir.Node, x: Value) -> Item:
     alpha, own = attribute(node, "alpha", 1.702), scope.own(x)
     if alpha == 1:
         return scope.value(mb.silu(x=own), channels=x.channels)
+    if abs(alpha - 1.702) < 1e-6:  # what the operator means, and float16 would round
+        made = mb.gelu(x=own, mode="SIGMOID_APPROXIMATION")
+        return scope.value(made, channels=x.channels)
     gate = mb.sigmoid(x=mb.mul(x=own, y=scope.scalar(alpha, own)))
     return scope.value(mb.mul(x=own, y=gate), channels=x.channels)
 

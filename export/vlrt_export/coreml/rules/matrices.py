@@ -117,7 +117,7 @@ def rms_norm(scope: Scope, node: ir.Node, x: Value, gamma: Const) -> Item:
     """X / rms(x) * gamma over the last axis, with no square in float16: 256 is too large for it."""
     own, axis = scope.own(x), _last(node, x)
     epsilon = attribute(node, "epsilon", 1e-5)
-    normed = _by_layer_norm if not scope.profile.wide else _by_squares
+    normed = _by_layer_norm if scope.profile.channels else _by_squares
     y = normed(scope, own, axis, epsilon)
     form = scope.channels if x.channels else scope.rows
     return scope.value(mb.mul(x=y, y=form(gamma, own.dtype)), channels=x.channels)
