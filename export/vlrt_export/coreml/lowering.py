@@ -113,8 +113,9 @@ def lower(piece: Piece, profile: Profile, store: Store) -> Function:
             node = piece.written
             groups = node.attributes["kv_num_heads"].value
             for value in node.inputs[1:3]:
-                assert value is not None
-                write(scope, _item(scope, value), groups)
+                item = None if value is None else _item(scope, value)
+                assert item is not None, "rows for the cache were made before it is written"
+                write(scope, item, groups)
         function.set_outputs(list(_outputs(scope, piece)))
     return function
 
@@ -232,7 +233,8 @@ def _fold(node: ir.Node, items: Sequence[Item | None]) -> list[Item] | None:
     known = [item for item in items if item is not None]
     if node.domain or node.op_type in ("DequantizeLinear", "If"):
         return None
-    if not all(isinstance(item, Const) and item.array.size <= FOLDED for item in known):
+    arrays = [item.array for item in known if isinstance(item, Const)]
+    if len(arrays) < len(known) or any(array.size > FOLDED for array in arrays):
         return None
     if node.op_type == "Cast" and node.attributes["to"].value == ir.DataType.UINT4:
         return [*known]
@@ -240,7 +242,7 @@ def _fold(node: ir.Node, items: Sequence[Item | None]) -> list[Item] | None:
     outputs = [f"o{place}" for place in range(len(node.outputs))]
     attributes = [ir.serde.serialize_attribute(each) for each in node.attributes.values()]
     proto = onnx.NodeProto(op_type=node.op_type, input=names, output=outputs, attribute=attributes)
-    given = {name: item.array for name, item in zip(names, items, strict=True) if item is not None}
+    given = dict(zip(filter(None, names), arrays, strict=True))
     infos = [
         onnx.helper.make_tensor_value_info(
             name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape

@@ -62,7 +62,7 @@ class Scope:
 
     def scalar(self, number: float, like: Var) -> Any:
         """A number in the type of a variable."""
-        return narrowed(np.float64(number).reshape(()), NUMPY[like.dtype])[()]
+        return narrowed(np.array(number, np.float64), NUMPY[like.dtype])[()]
 
     def constant(
         self,
@@ -161,7 +161,7 @@ class Scope:
         if len(value.parts) > 1:
             axis = 1 if value.channels else -1
             value.parts = (mb.concat(values=list(value.parts), axis=axis),)
-        return value.parts[0]
+        return next(iter(value.parts))
 
     def value(self, x: Var, *, channels: bool = False) -> Value:
         """A variable as a value."""

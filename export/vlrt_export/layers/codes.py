@@ -56,7 +56,7 @@ class Codes:
         """A code a byte."""
         if self.bits == 8:
             return packed
-        halves = np.stack([packed & 15, packed >> 4], -1)
+        halves: NDArray[Any] = np.stack([packed & 15, packed >> 4], -1)
         return np.ascontiguousarray(halves.reshape(*packed.shape[:-1], -1))
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
