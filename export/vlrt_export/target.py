@@ -21,7 +21,7 @@ class Target:
     Attributes:
         device: as the manifest names it.
         compute: dtype of activations, by precision; float32 where a precision is not named.
-        cache: dtype of keys and values.
+        cache: dtype of keys and values; that of activations where it is None.
         rest: what `--precision` means for components but the decoder, where it is not the same.
         integer_activations: 4- and 8-bit weights may be multiplied with 8-bit activations.
         fused_bias: MatMulNBits adds the bias.
@@ -35,7 +35,7 @@ class Target:
 
     device: str
     compute: Mapping[str, ir.DataType] = field(default_factory=dict)
-    cache: ir.DataType = FLOAT
+    cache: ir.DataType | None = FLOAT
     rest: Mapping[str, str] = field(default_factory=dict)
     integer_activations: bool = True
     fused_bias: bool = True
@@ -77,7 +77,7 @@ COREML = {
         device="coreml",
         profile="gpu",
         compute=dict.fromkeys(("fp16", "int8", "int4"), HALF),
-        cache=HALF,
+        cache=None,
         rest={"int4": "fp16"},
         storage={"int8": "codes8", "int4": "codes4"},
         block_size=32,
@@ -86,7 +86,7 @@ COREML = {
         device="coreml",
         profile="ane",
         compute=dict.fromkeys(("fp32", "fp16", "int8", "int4"), HALF),
-        cache=HALF,
+        cache=None,
         storage={"int8": "rows8"},
         precision="int8",
         unstored={

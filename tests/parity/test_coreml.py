@@ -149,10 +149,10 @@ def test_every_family_computes_what_its_onnx_graphs_do(made: Made, profile: str)
 @pytest.mark.parametrize("profile", ["gpu", "ane"])
 @pytest.mark.filterwarnings("ignore:.*state-axes")
 def test_float16_costs_what_float16_does(qwen: Made, profile: str):
-    """Results rounded to 2^-11, a few to a layer, over five layers: some 2^-8 of the largest."""
+    """A hundred results on the way, each off by up to 2^-12: 2^-9 in all, the largest four times."""
     package = qwen.programs(profile=profile, precision="fp16")
     largest = np.abs(qwen.answer[1]).max()
-    for mode, bound in (("fp32", 2**-12), ("declared", 2**-8)):
+    for mode, bound in (("fp32", 2**-12), ("declared", 2**-7)):
         model = Model(package, device="mil-interpreter", mil_precision=mode)
         ids, logits = greedy_steps(model, QUESTION, IMAGES, STEPS)
         assert ids == qwen.answer[0]

@@ -62,7 +62,7 @@ class TextDecoder(Layer):
 
     def __init__(self, weights: Weights, head: Weights, config: TextConfig) -> None:
         super().__init__()
-        self.config, self.cache_dtype = config, weights.target.cache
+        self.config, self.cache_dtype = config, weights.target.cache or weights.dtype
         self.tokens = Tokens(weights, config.hidden_size)
         self.layers = nn.ModuleList(
             [TextLayer(weights.at(f"layers.{i}"), config) for i in range(config.num_hidden_layers)]

@@ -99,7 +99,7 @@ class LlamaDecoder(Layer):
     ) -> None:
         super().__init__()
         self.config, self.dtype = config, weights.dtype
-        self.cache_dtype = weights.target.cache
+        self.cache_dtype = weights.target.cache or weights.dtype
         self.tokens = Tokens(weights, config.hidden_size)
         layers: dict[int, Layer] = dict(others or {})
         self.cached = config.num_hidden_layers - len(layers)
