@@ -13,7 +13,7 @@ pytest.importorskip("coremltools", reason="needs vlrt[coreml]")
 from coremltools.converters.mil.mil import get_new_symbol
 
 from support.mil import function, mb, types
-from vlrt_export.coreml import lint as lints
+from vlrt_export.coreml import checks
 from vlrt_export.coreml.errors import LintError
 from vlrt_export.coreml.lint import RULES, findings, lint
 
@@ -92,7 +92,7 @@ def test_every_rule_is_tried():
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_a_rule_finds_what_breaks_it(rule: Any, monkeypatch: pytest.MonkeyPatch):
     if rule.id == "program-size":
-        monkeypatch.setattr(lints, "LARGEST_PROGRAM", 1000)
+        monkeypatch.setattr(checks, "LARGEST_PROGRAM", 1000)
     broken = BROKEN[rule.id]()
     for profile in ("gpu", "ane"):
         found = {finding.rule.id for finding in findings({"decode": broken}, profile)}

@@ -149,7 +149,7 @@ def test_every_family_computes_what_its_onnx_graphs_do(made: Made, profile: str)
 @pytest.mark.parametrize("profile", ["gpu", "ane"])
 @pytest.mark.filterwarnings("ignore:.*state-axes")
 def test_float16_costs_what_float16_does(qwen: Made, profile: str):
-    """A hundred results on the way, each off by up to 2^-12: 2^-9 in all, the largest four times."""
+    """A hundred roundings by up to 2^-12: 2^-9 in all, and four times that where it is worst."""
     package = qwen.programs(profile=profile, precision="fp16")
     largest = np.abs(qwen.answer[1]).max()
     for mode, bound in (("fp32", 2**-12), ("declared", 2**-7)):

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
-import numpy as np
-
+from vlrt_export.coreml import checks
 from vlrt_export.coreml.errors import LintError
-from vlrt_export.coreml.tools import Function, Var, types
+from vlrt_export.coreml.tools import Function
 
 __all__ = ["RULES", "Finding", "Rule", "findings", "lint"]
 
-LARGEST_AXIS = 16384
-LARGEST_PROGRAM = 1_000_000_000
-LARGEST_TABLE = 1 << 26
-LARGEST_SCORES = 1 << 28
-WEIGHTS = 1 << 16
-MULTIPLE = 32
 GUIDE = "https://github.com/apple/coreai-models (neural_engine_rules.md)"
 ISSUES = "https://github.com/apple/coremltools/issues"
+TOOLS = "https://github.com/apple/coremltools (its own error)"
+CHUNKS = "https://github.com/john-rocky/CoreML-LLM (docs/DECODE_STATE_LAYOUTS.md)"
+STATES = "https://github.com/john-rocky/CoreML-LLM (docs/MLSTATE_PATTERN.md)"
+PRACTICE = "https://github.com/john-rocky/CoreML-LLM"
+ANEMLL = "https://github.com/Anemll/Anemll (llama_converter.py)"
+SCORES = "https://github.com/kasper0406/stablehlo-coreml/issues/89"
 ANE, BOTH = ("ane",), ("gpu", "ane")
 
 
@@ -33,7 +30,7 @@ class Rule:
         id: its name.
         refuses: an error; otherwise a warning.
         profiles: it fails for.
-        reason: what happens.
+        reason: what happens, or is wanted.
         source: who says so.
         check: names what breaks it.
     """
@@ -54,127 +51,6 @@ class Finding:
     where: str
 
 
-def _values(function: Function) -> Iterator[Var]:
-    yield from function.inputs.values()
-    for op in function.operations:
-        yield from op.outputs
-
-
-def _tensors(function: Function) -> Iterator[tuple[Var, tuple[Any, ...]]]:
-    for var in _values(function):
-        shape = getattr(var, "shape", None)
-        if shape is not None:
-            yield var, tuple(shape)
-
-
-def _named(function: Function, *kinds: str) -> Iterator[Any]:
-    return (op for op in function.operations if op.op_type in kinds)
-
-
-def _states(function: Function) -> list[Var]:
-    return [var for var in function.inputs.values() if types.is_state(var._sym_type)]
-
-
-def _constants(function: Function) -> Iterator[tuple[Any, np.ndarray]]:
-    for op in _named(function, "const"):
-        value = op.outputs[0].val
-        if isinstance(value, (np.ndarray, np.generic)):
-            yield op, np.asarray(value)
-
-
-def _rank(function: Function) -> Iterator[str]:
-    return (f"{v.name} {list(s)}" for v, s in _tensors(function) if len(s) > 5)
-
-
-def _axis(function: Function) -> Iterator[str]:
-    for var, shape in _tensors(function):
-        constant = var.op is not None and var.op.op_type == "const"
-        if not constant and any(isinstance(n, int) and n > LARGEST_AXIS for n in shape):
-            yield f"{var.name} {list(shape)}"
-
-
-def _free(function: Function) -> Iterator[str]:
-    for var, shape in _tensors(function):
-        if not all(isinstance(size, (int, np.integer)) for size in shape):
-            yield f"{var.name} {list(shape)}"
-
-
-def _state_count(function: Function) -> Iterator[str]:
-    states = _states(function)
-    if len(states) > 1:
-        yield ", ".join(var.name for var in states)
-
-
-def _state_rank(function: Function) -> Iterator[str]:
-    return (f"{v.name} {list(v.shape)}" for v in _states(function) if len(v.shape) != 4)
-
-
-def _state_axes(function: Function) -> Iterator[str]:
-    for var in _states(function):
-        if any(size % MULTIPLE for size in var.shape[-2:]):
-            yield f"{var.name} {list(var.shape)}"
-
-
-def _size(function: Function) -> Iterator[str]:
-    total = sum(_bytes(op.outputs[0], value) for op, value in _constants(function))
-    if total > LARGEST_PROGRAM:
-        yield f"{total / 1e9:.1f} GB of weights"
-
-
-def _bytes(var: Var, value: np.ndarray) -> int:
-    return value.nbytes // (2 if var.dtype in (types.int4, types.uint4) else 1)
-
-
-def _blocks(function: Function) -> Iterator[str]:
-    for op in _named(function, "constexpr_blockwise_shift_scale"):
-        if prod(op.scale.shape[1:]) != 1:
-            yield op.name
-
-
-def _infinite(function: Function) -> Iterator[str]:
-    for op, value in _constants(function):
-        # Larger ones are weights, which were looked at when they were read.
-        if value.dtype.kind == "f" and value.size <= WEIGHTS and not np.isfinite(value).all():
-            yield op.name
-
-
-def _wide(function: Function) -> Iterator[str]:
-    return (v.name for v, _ in _tensors(function) if v.dtype in (types.fp32, types.fp64))
-
-
-def _fused(function: Function) -> Iterator[str]:
-    return (op.name for op in _named(function, "scaled_dot_product_attention"))
-
-
-def _gathered(function: Function) -> Iterator[str]:
-    return (op.name for op in _named(function, "gather_nd", "scatter_nd", "non_zero"))
-
-
-def _table(function: Function) -> Iterator[str]:
-    for op in _named(function, "gather"):
-        if prod(op.x.shape) > LARGEST_TABLE:
-            yield f"{op.name} {list(op.x.shape)}"
-
-
-def _no_epsilon(function: Function) -> Iterator[str]:
-    for op in _named(function, "layer_norm", "rsqrt"):
-        if op.epsilon is not None and op.epsilon.val is not None and op.epsilon.val == 0:
-            yield op.name
-
-
-def _squares(function: Function) -> Iterator[str]:
-    for op in _named(function, "mul"):
-        sums = [child for child in op.outputs[0].child_ops if child.op_type.startswith("reduce_")]
-        if op.x is op.y and op.outputs[0].dtype == types.fp16 and sums:
-            yield op.name
-
-
-def _scores(function: Function) -> Iterator[str]:
-    for op in _named(function, "softmax"):
-        if prod(op.outputs[0].shape) > LARGEST_SCORES:
-            yield f"{op.name} {list(op.outputs[0].shape)}"
-
-
 def _rule(
     name: str,
     check: Callable[[Function], Iterable[str]],
@@ -190,48 +66,71 @@ def _rule(
 
 
 RULES = (
-    _rule("rank", _rank, BOTH, "Core ML has at most 5 axes", f"{ISSUES}/1861"),
-    _rule("axis-length", _axis, ANE, f"no axis may be beyond {LARGEST_AXIS}", GUIDE),
-    _rule("free-size", _free, ANE, "sizes must be fixed, or all runs on the CPU", f"{ISSUES}/2600"),
-    _rule("state-count", _state_count, ANE, "two states fail when run", GUIDE),
-    _rule("state-rank", _state_rank, ANE, "states must have 4 axes", GUIDE),
+    _rule("rank", checks.rank, BOTH, "Core ML has at most 5 axes", TOOLS),
+    _rule(
+        "axis-length",
+        checks.axis_length,
+        ANE,
+        f"no axis may be beyond {checks.LARGEST_AXIS}",
+        ANEMLL,
+    ),
+    _rule(
+        "free-size",
+        checks.free_size,
+        ANE,
+        "sizes must be fixed, or all runs on the CPU",
+        f"{ISSUES}/2600",
+    ),
+    _rule("state-count", checks.state_count, ANE, "two states fail when run", STATES),
+    _rule("state-rank", checks.state_rank, ANE, "states must have 4 axes", STATES),
     _rule(
         "state-axes",
-        _state_axes,
+        checks.state_axes,
         ANE,
-        f"a state's last two axes should be multiples of {MULTIPLE}",
+        f"a state's last two axes should be multiples of {checks.MULTIPLE}",
         f"{ISSUES}/2631",
         refuses=False,
     ),
     _rule(
         "program-size",
-        _size,
+        checks.program_size,
         ANE,
-        f"programs above {LARGEST_PROGRAM / 1e9:g} GB may silently run on the GPU",
-        "https://github.com/john-rocky/CoreML-LLM (docs/DECODE_STATE_LAYOUTS.md)",
+        f"programs above {checks.LARGEST_PROGRAM / 1e9:g} GB may silently run on the GPU",
+        CHUNKS,
         refuses=False,
     ),
-    _rule("blocks", _blocks, ANE, "blocks of weights give wrong numbers", f"{ISSUES}/2510"),
-    _rule("infinite", _infinite, BOTH, "infinities become not-a-number; mask with -1e4", GUIDE),
-    _rule("float32", _wide, ANE, "the Neural Engine has float16 alone", GUIDE),
+    _rule("blocks", checks.blocks, ANE, "blocks of weights give wrong numbers", f"{ISSUES}/2510"),
+    _rule(
+        "infinite", checks.infinite, BOTH, "infinities become not-a-number; mask with -1e4", GUIDE
+    ),
+    _rule("float32", checks.float32, ANE, "the Neural Engine has float16 alone", GUIDE),
     _rule(
         "fused-attention",
-        _fused,
+        checks.fused_attention,
         BOTH,
         "the fused operator gives wrong numbers or does not compile on some systems",
         f"{ISSUES}/2650",
         refuses=False,
     ),
-    _rule("gather-nd", _gathered, ANE, "gave zeros on the Neural Engine", GUIDE),
-    _rule("table", _table, ANE, "large tables are not looked up there", GUIDE, refuses=False),
-    _rule("epsilon", _no_epsilon, BOTH, "an epsilon that is zero divides by zero", GUIDE),
-    _rule("squares", _squares, BOTH, "squares beyond 255 overflow float16", GUIDE, refuses=False),
+    _rule("gather-nd", checks.gather_nd, ANE, "gave zeros on the Neural Engine", PRACTICE),
+    _rule(
+        "table", checks.table, ANE, "large tables are not looked up there", PRACTICE, refuses=False
+    ),
+    _rule("epsilon", checks.epsilon, BOTH, "an epsilon that is zero divides by zero", PRACTICE),
+    _rule(
+        "squares",
+        checks.squares,
+        BOTH,
+        "squares beyond 255 overflow float16",
+        PRACTICE,
+        refuses=False,
+    ),
     _rule(
         "scores",
-        _scores,
+        checks.scores,
         BOTH,
-        f"more than {LARGEST_SCORES >> 20} M attention scores at a time need much memory",
-        GUIDE,
+        f"more than {checks.LARGEST_SCORES >> 20} M attention scores at a time need much memory",
+        SCORES,
         refuses=False,
     ),
 )

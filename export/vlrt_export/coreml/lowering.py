@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from vlrt_export.coreml.errors import LoweringError
+from vlrt_export.coreml.fold import fold
 from vlrt_export.coreml.profiles import Profile
 from vlrt_export.coreml.rules import RULES
 from vlrt_export.coreml.rules.attention import FLAG, MASK, POSITION, STATE, write
@@ -23,7 +22,6 @@ from vlrt_export.coreml.values import Const, Item, Value
 __all__ = ["CACHED", "Cache", "Piece", "captured", "lower", "needed"]
 
 CACHED = "GroupQueryAttention"
-FOLDED = 1 << 24  # elements: larger constants are not computed with here
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,9 @@ def lower(piece: Piece, profile: Profile, store: Store) -> Function:
             node = piece.written
             groups = node.attributes["kv_num_heads"].value
             for value in node.inputs[1:3]:
-                item = None if value is None else _item(scope, value)
-                assert item is not None, "rows for the cache were made before it is written"
+                assert value is not None
+                item = _item(scope, value)
+                assert item is not None
                 write(scope, item, groups)
         function.set_outputs(list(_outputs(scope, piece)))
     return function
@@ -164,7 +163,7 @@ def _run(scope: Scope, nodes: Iterable[ir.Node]) -> None:
         if id(node) in scope.done:
             continue
         items = [None if value is None else _item(scope, value) for value in node.inputs]
-        made = _fold(node, items)
+        made = fold(node, items)
         if made is None:
             made = _apply(scope, node, items)
         for value, item in zip(node.outputs, made, strict=False):
@@ -226,35 +225,3 @@ def _outputs(scope: Scope, piece: Piece) -> Iterator[Any]:
             continue
         form = scope.rows if value.is_graph_output() else scope.own
         yield mb.identity(x=form(item), name=label)
-
-
-def _fold(node: ir.Node, items: Sequence[Item | None]) -> list[Item] | None:
-    """What a node gives, where all that it reads is known and small."""
-    known = [item for item in items if item is not None]
-    if node.domain or node.op_type in ("DequantizeLinear", "If"):
-        return None
-    arrays = [item.array for item in known if isinstance(item, Const)]
-    if len(arrays) < len(known) or any(array.size > FOLDED for array in arrays):
-        return None
-    if node.op_type == "Cast" and node.attributes["to"].value == ir.DataType.UINT4:
-        return [*known]
-    names = [f"i{place}" if item is not None else "" for place, item in enumerate(items)]
-    outputs = [f"o{place}" for place in range(len(node.outputs))]
-    attributes = [ir.serde.serialize_attribute(each) for each in node.attributes.values()]
-    proto = onnx.NodeProto(op_type=node.op_type, input=names, output=outputs, attribute=attributes)
-    given = dict(zip(filter(None, names), arrays, strict=True))
-    infos = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-        )
-        for name, array in given.items()
-    ]
-    graph = onnx.helper.make_graph(
-        [proto], "fold", infos, [onnx.ValueInfoProto(name=name) for name in outputs]
-    )
-    opset = [onnx.helper.make_opsetid("", 23)]
-    found = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset)).run(None, given)
-    return [
-        Const(np.asarray(array), str(value.name))
-        for array, value in zip(found, node.outputs, strict=True)
-    ]

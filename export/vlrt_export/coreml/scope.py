@@ -62,7 +62,7 @@ class Scope:
 
     def scalar(self, number: float, like: Var) -> Any:
         """A number in the type of a variable."""
-        return narrowed(np.array(number, np.float64), NUMPY[like.dtype])[()]
+        return narrowed(np.array(number), NUMPY[like.dtype])[()]
 
     def constant(
         self,
@@ -158,10 +158,11 @@ class Scope:
 
     def joined(self, value: Value) -> Var:
         """In one piece, in its own layout."""
-        if len(value.parts) > 1:
-            axis = 1 if value.channels else -1
-            value.parts = (mb.concat(values=list(value.parts), axis=axis),)
-        return next(iter(value.parts))
+        first, *others = value.parts
+        if others:
+            first = mb.concat(values=[first, *others], axis=1 if value.channels else -1)
+            value.parts = (first,)
+        return first
 
     def value(self, x: Var, *, channels: bool = False) -> Value:
         """A variable as a value."""

@@ -56,7 +56,7 @@ class Codes:
         """A code a byte."""
         if self.bits == 8:
             return packed
-        halves: NDArray[Any] = np.stack([packed & 15, packed >> 4], -1)
+        halves: NDArray[np.uint8] = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], -1)
         return np.ascontiguousarray(halves.reshape(*packed.shape[:-1], -1))
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
