@@ -56,7 +56,10 @@ class Generation:
         clock.lap("preprocess")
         token_ids: list[int] = []
         reason: FinishReason = "cancelled"
-        begun = model.prefixes.find(keys)
+        # Llama 3.2's positions look at all pictures, those that come later too: where the decoder
+        # takes more of them than rows, a beginning is alike only with the same pictures.
+        scope = tuple(picture.digest for picture in pictures) if model.static_specs else None
+        begun = model.prefixes.find(keys, scope)
         start = 0 if begun is None else begun.length
         # What the decoder takes of a picture beside its rows, it takes of all pictures.
         needed = pictures if model.static_specs else pictures_from(layout, pictures, start)
@@ -69,7 +72,7 @@ class Generation:
             del projected, static  # hundreds of megabytes, and no step looks at them again
             ids = self._ids(decoder, layout, embeds, clock)
             reason = yield from model.family.stream(model.codec, prompt_ids, ids, token_ids)
-            model.prefixes.put([*keys, *token_ids], decoder)
+            model.prefixes.put([*keys, *token_ids], decoder, scope)
         clock.timings.total = clock.timings.total or clock.since_start()
         text, found = model.family.read(model.codec, prompt_ids, token_ids)
         return Answer(

@@ -130,6 +130,7 @@ class FeatureStore:
 class _Kept:
     keys: list[Hashable]
     decoder: Decoder
+    scope: Hashable
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,14 @@ class PrefixStore:
         self._kept: list[_Kept] = []  # the last one was used last
         self._lock = threading.Lock()
 
-    def find(self, keys: Keys) -> Beginning | None:
-        """The longest common beginning, short of the last position; None where there is none."""
+    def find(self, keys: Keys, scope: Hashable = None) -> Beginning | None:
+        """The longest common beginning, short of the last position; None where there is none.
+
+        `scope` is what every position looks at: sequences of another have nothing in common.
+        """
         with self._lock:
-            best = max(self._kept, key=lambda kept: _common(kept.keys, keys), default=None)
+            alike = [kept for kept in self._kept if kept.scope == scope]
+            best = max(alike, key=lambda kept: _common(kept.keys, keys), default=None)
             length = 0 if best is None else _common(best.keys, keys)
             if best is None or length == 0:
                 return None
@@ -186,14 +191,14 @@ class PrefixStore:
                 self._kept.remove(kept)
             return there
 
-    def put(self, keys: Keys, decoder: Decoder) -> None:
+    def put(self, keys: Keys, decoder: Decoder, scope: Hashable = None) -> None:
         """Keeps a sequence that nobody uses any more; `keys` are of the positions it holds."""
-        held = _Kept(list(keys)[: decoder.length], decoder)
+        held = _Kept(list(keys)[: decoder.length], decoder, scope)
         with self._lock:
-            n = len(held.keys)
-            shorter = [k for k in self._kept if k.keys == held.keys[: len(k.keys)]]
+            n, alike = len(held.keys), [k for k in self._kept if k.scope == scope]
+            shorter = [k for k in alike if k.keys == held.keys[: len(k.keys)]]
             self._kept = [k for k in self._kept if k not in shorter]
-            if not any(k.keys[:n] == held.keys for k in self._kept):
+            if not any(k.keys[:n] == held.keys for k in alike if k not in shorter):
                 self._kept.append(held)
             while self._kept and sum(kept.decoder.nbytes for kept in self._kept) > self.limit:
                 self._kept.pop(0)

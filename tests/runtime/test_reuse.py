@@ -213,6 +213,10 @@ def test_other_families_go_on_as_well(family: str, tmp_path: Path, request):
     expected = [other.generate(p, images=[PICTURE], max_new_tokens=NEW) for p in prompts]
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
     assert all(a.cached_tokens > 0 for a in found[1:])
+    for images in ([], [checker(90, 60)], [PICTURE]):  # after which nothing may be left of others
+        asked: dict[str, Any] = {"images": images, "max_new_tokens": NEW}
+        answers = [one.generate(FIRST, **asked).token_ids for one in (model, other)]
+        assert answers[0] == answers[1]
 
 
 # ------------------------------------------------------------------ features
