@@ -51,8 +51,9 @@ def _coreml(
 
     def writer(family: Family, checkpoint: Checkpoint) -> Writer:
         config = family.config(checkpoint.config)
-        fixed = family.fixed(config, [(height, width) for width, height in image_sizes])
-        limit = family.runtime(checkpoint, config).max_context
+        runtime = family.runtime(checkpoint, config)
+        fixed = family.fixed(config, runtime, [(height, width) for width, height in image_sizes])
+        limit = runtime.max_context
         if context is not None and context > limit:
             raise InputError(f"context {context}: this model was made for at most {limit}")
         options = CoreMLOptions(

@@ -79,6 +79,7 @@ COREML = {
         compute=dict.fromkeys(("fp16", "int8", "int4"), HALF),
         cache=None,
         rest={"int4": "fp16"},
+        integer_activations=False,
         storage={"int8": "codes8", "int4": "codes4"},
         block_size=32,
     ),
@@ -87,6 +88,7 @@ COREML = {
         profile="ane",
         compute=dict.fromkeys(("fp32", "fp16", "int8", "int4"), HALF),
         cache=None,
+        integer_activations=False,
         storage={"int8": "rows8"},
         precision="int8",
         unstored={

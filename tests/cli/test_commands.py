@@ -21,6 +21,18 @@ def test_inspect(command, small_package: Path):
     assert "all files as in the manifest" in command("inspect", small_package, "--check")[1]
 
 
+def test_inspect_tells_what_a_core_ml_package_takes(command, small_qwen2_vl: Path):
+    pytest.importorskip("coremltools", reason="needs vlrt[coreml]")
+    options = ["--target", "coreml", "--profile", "ane", "--image-size", "84x56", "--context", "64"]
+    status, out, err = command("export", small_qwen2_vl, "-o", "package", *options)
+    assert status == 0
+    assert "state-axes: decode: key_value_cache" in err  # a warning of its lint
+    _, out, _ = command("inspect", "package", "--check")
+    assert "decoder: int8 by rtn (a scale a row, accuracy level 0)" in out
+    assert "Core ML, ane profile: decoder in 1 program(s)" in out
+    assert "pictures: 84x56" in out
+
+
 def test_inspect_json_is_the_manifest_and_where_it_is(command, small_package: Path):
     status, out, err = command("inspect", small_package, "--json", "--check")
     assert (status, err, out.count("\n")) == (0, "", 1)

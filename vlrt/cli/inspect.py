@@ -6,7 +6,7 @@ import argparse
 import json
 
 from vlrt_runtime.errors import PackageError, shortlist
-from vlrt_runtime.manifest import GraphSpec, Manifest, TensorSpec
+from vlrt_runtime.manifest import CoreMLSpec, GraphSpec, Manifest, TensorSpec
 from vlrt_runtime.package import Package
 
 __all__ = ["run"]
@@ -48,19 +48,31 @@ def _lines(package: Package, *, checked: bool) -> list[str]:
     generation = manifest.generation
     stops = ", ".join(map(str, generation.stop_ids))
     lines.append(f"answers end at {stops}, or at {generation.max_context} positions")
-    if "max_pixels" in manifest.image:
+    if manifest.coreml is not None:
+        lines += _coreml_lines(manifest, manifest.coreml)
+    elif "max_pixels" in manifest.image:
         limits = manifest.image
         lines.append(f"pictures: {limits['min_pixels']} to {limits['max_pixels']} pixels")
     return lines
 
 
+def _coreml_lines(manifest: Manifest, spec: CoreMLSpec) -> list[str]:
+    lines = [
+        f"Core ML, {spec.profile} profile: decoder in {len(spec.decoder)} program(s), prompts read "
+        f"{spec.prefill_rows} positions at a time"
+    ]
+    sizes = [f"{width}x{height}" for height, width in manifest.image.get("sizes", ())]
+    return [*lines, f"pictures: {', '.join(sizes)}"] if sizes else lines
+
+
 def _graph_lines(manifest: Manifest, name: str, spec: GraphSpec) -> list[str]:
-    size = sum(entry.size for file, entry in manifest.files.items() if file.startswith(spec.file))
+    parts = manifest.coreml.decoder if manifest.coreml and name == "decoder" else (spec.file,)
+    size = sum(entry.size for file, entry in manifest.files.items() if file.startswith(parts))
     precision = spec.precision
     kind = precision.kind
     if kind.startswith("int"):
-        kind += f" by {precision.quantizer} (blocks of {precision.block_size}, "
-        kind += f"accuracy level {precision.accuracy_level})"
+        blocks = f"blocks of {precision.block_size}" if precision.block_size else "a scale a row"
+        kind += f" by {precision.quantizer} ({blocks}, accuracy level {precision.accuracy_level})"
     return [
         f"{name}: {kind}, {spec.parameters / 1e6:.1f} M parameters, {_mb(size)}",
         *_tensor_lines("in", spec.inputs),

@@ -19,7 +19,7 @@ from vlrt_export.coreml.programs import decoder, stateless
 from vlrt_export.coreml.save import save
 from vlrt_export.coreml.store import Store
 from vlrt_export.graphs import Planned
-from vlrt_runtime.manifest import CoreMLSpec, GraphSpec, Manifest, TensorSpec
+from vlrt_runtime.manifest import CoreMLSpec, GraphSpec, Manifest, PrecisionSpec, TensorSpec
 
 __all__ = ["CoreMLOptions", "CoreMLWriter"]
 
@@ -116,7 +116,7 @@ class CoreMLWriter:
                 file=first[name],
                 inputs=_logical(planned.model.graph.inputs),
                 outputs=_logical(planned.model.graph.outputs),
-                precision=planned.precision,
+                precision=self._stored(planned.precision),
                 parameters=planned.parameters,
             )
             for name, planned in graphs.items()
@@ -137,6 +137,12 @@ class CoreMLWriter:
                 padding=dict(options.padding),
             ),
         )
+
+    def _stored(self, precision: PrecisionSpec) -> PrecisionSpec:
+        """As it is stored: the Neural Engine's integers have a scale a row, and are rounded."""
+        if self.options.profile != "ane" or not precision.kind.startswith("int"):
+            return precision
+        return msgspec.structs.replace(precision, block_size=0, quantizer="rtn")
 
 
 def _logical(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

@@ -62,7 +62,7 @@ class Fixed:
     image: Mapping[str, Any] = field(default_factory=dict)
 
 
-def one_size(config: Any, sizes: Sequence[tuple[int, int]]) -> Fixed:
+def one_size(config: Any, runtime: Runtime, sizes: Sequence[tuple[int, int]]) -> Fixed:
     """Of families that bring every picture to the same size.
 
     Raises:
@@ -86,7 +86,7 @@ class Family:
         runtime: (checkpoint, config) -> what the manifest must say.
         dropped: canonical prefixes of tensors that are left out on purpose.
         chat_template: for checkpoints without one, or whose own knows no pictures.
-        fixed: (config, picture sizes as height and width) -> sizes of its graphs.
+        fixed: (config, runtime, picture sizes as height and width) -> sizes of its graphs.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Family:
     runtime: Callable[[Checkpoint, Any], Runtime]
     dropped: tuple[str, ...] = ()
     chat_template: str | None = None
-    fixed: Callable[[Any, Sequence[tuple[int, int]]], Fixed] = one_size
+    fixed: Callable[[Any, Runtime, Sequence[tuple[int, int]]], Fixed] = one_size
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

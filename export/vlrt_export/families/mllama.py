@@ -114,10 +114,10 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
     )
 
 
-def fixed(config: Config, sizes: Sequence[tuple[int, int]]) -> Fixed:
+def fixed(config: Config, runtime: Runtime, sizes: Sequence[tuple[int, int]]) -> Fixed:
     """One picture, whose unused tiles are hidden."""
     return replace(
-        one_size(config, sizes),
+        one_size(config, runtime, sizes),
         decoder={"tiles": config.vision.max_num_tiles},
         padding={"cross_attention_mask": HIDDEN},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["Config", "fixed", "runtime", "video_limits"]
 
 # The published limit is 16,384 tokens of 28 x 28 pixels: minutes of encoding on a laptop.
 DEVICE_MAX_PIXELS = 1280 * 28 * 28
-# Square, wide and high pictures of 256 to 260 tokens, as (height, width).
+# Square, wide and high pictures of 256 to 260 tokens, as (height, width), where that many may be.
 SIZES = ((448, 448), (364, 560), (560, 364))
 
 
@@ -105,7 +106,7 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
     )
 
 
-def fixed(config: Config, sizes: Sequence[tuple[int, int]]) -> Fixed:
+def fixed(config: Config, runtime: Runtime, sizes: Sequence[tuple[int, int]]) -> Fixed:
     """Patches of pictures of these sizes.
 
     Raises:
@@ -119,9 +120,17 @@ def fixed(config: Config, sizes: Sequence[tuple[int, int]]) -> Fixed:
                 f"image size {width}x{height}: expected multiples of {unit}, as "
                 f"{'x'.join(map(str, near))}"
             )
-    chosen = list(dict.fromkeys(sizes)) or SIZES
+    limit = runtime.image["max_pixels"]
+    chosen = list(dict.fromkeys(sizes)) or [_within(size, limit, unit) for size in SIZES]
     area = config.patch_size**2
     return Fixed(
         vision=[{"patches": height * width // area} for height, width in chosen],
         image={"sizes": [list(size) for size in chosen]},
     )
+
+
+def _within(size: tuple[int, int], limit: int, unit: int) -> tuple[int, int]:
+    """A size of about that shape and of at most so many pixels."""
+    shrink = min(1.0, math.sqrt(limit / (size[0] * size[1])))
+    height, width = (max(unit, int(side * shrink) // unit * unit) for side in size)
+    return height, width
