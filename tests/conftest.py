@@ -5,10 +5,17 @@ Makers are imported where they are used: without the export extra their librarie
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Processes that tests start hear Ctrl-C: a shell in the background has theirs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
