@@ -6,6 +6,7 @@ Makers are imported where they are used: without the export extra their librarie
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "absent"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLRT_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")

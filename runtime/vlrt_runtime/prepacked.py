@@ -16,10 +16,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlrt_runtime.errors import PackageError
+from vlrt_runtime.errors import InputError, PackageError
 from vlrt_runtime.package import packages_folder
 from vlrt_runtime.session import Session, ort
 
@@ -78,27 +79,31 @@ class Prepacked:
 
         Raises:
             PackageError: onnxruntime cannot load it.
+        InputError: VLRT_CACHE_GB is no size.
         """
         data = graph.with_name(graph.name + ".data")
-        if not data.is_file() or data.stat().st_size < SMALLEST:
+        most = _limit()
+        if most == 0 or not data.is_file() or data.stat().st_size < SMALLEST:
             return self._open(graph, {}, None)
         folder = prepacked_folder() / self._key(graph, data)
-        if (folder / NOTE).is_file():
-            try:
+        try:
+            if (folder / NOTE).is_file():
                 return self._kept(folder)
-            except (PackageError, OSError, ValueError, KeyError, TypeError):
-                shutil.rmtree(folder, ignore_errors=True)
-        return self._made(graph, folder)
+        except (PackageError, OSError, ValueError, KeyError, TypeError):
+            pass  # damaged, or another user's
+        shutil.rmtree(folder, ignore_errors=True)  # half removed, too
+        return self._made(graph, folder, most)
 
     def _kept(self, folder: Path) -> Session:
         sizes = json.loads((folder / NOTE).read_bytes())["sizes"]
         if sizes != _sizes(folder):
             raise ValueError(f"{folder}: {_sizes(folder)}, not {sizes}")
         session = self._open(folder / GRAPH, {}, None)
-        os.utime(folder / NOTE)
+        with suppress(OSError):  # read-only: used all the same
+            os.utime(folder / NOTE)
         return session
 
-    def _made(self, graph: Path, folder: Path) -> Session:
+    def _made(self, graph: Path, folder: Path, most: int) -> Session:
         partial: Path | None = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,7 @@ class Prepacked:
             note = {"source": str(graph.resolve()), "sizes": _sizes(partial)}
             (partial / NOTE).write_text(json.dumps(note))
             os.replace(partial, folder)  # noqa: PTH105
-            _make_room(folder)
+            _make_room(folder, most)
         except (PackageError, OSError):  # read-only, full, or made by another process meanwhile
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -141,9 +146,22 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _make_room(kept: Path) -> None:
+def _limit() -> int:
+    """Bytes to keep; 0 for none."""
+    said = os.environ.get("VLRT_CACHE_GB")
+    if not said:
+        return LIMIT
+    try:
+        size = float(said)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1e6:  # nor is it NaN
+        raise InputError(f"VLRT_CACHE_GB {said!r}: expected gigabytes, 0 for none, such as 20")
+    return int(size * (1 << 30))
+
+
+def _make_room(kept: Path, limit: int) -> None:
     """Drops what was not used for the longest, and what a crash left behind."""
-    limit = int(float(os.environ.get("VLRT_CACHE_GB") or LIMIT / (1 << 30)) * (1 << 30))
     total = 0
     for entry in entries():
         total += entry.nbytes

@@ -14,6 +14,7 @@ from support.pictures import picture
 from vlrt.cli import main
 from vlrt_export.exporter import export
 from vlrt_runtime import prepacked
+from vlrt_runtime.errors import InputError
 from vlrt_runtime.model import Model
 
 PICTURE = picture(90, 60)
@@ -119,10 +120,31 @@ def test_what_was_not_used_for_the_longest_goes_first(package: Path, home: Path,
     left.mkdir()
     os.utime(left, (1, 1))
     total = sum(entry.nbytes for entry in [old, *others])
-    monkeypatch.setenv("VLRT_CACHE_GB", str((total - 1) / (1 << 30)))
-    prepacked._make_room(others[0].folder)
+    prepacked._make_room(others[0].folder, total - 1)
     assert {e.folder for e in prepacked.entries()} == {e.folder for e in others}
     assert not left.exists()
+
+
+@pytest.mark.parametrize("said", ["abc", "nan", "inf", "-1"])
+def test_a_limit_that_is_no_size_is_told(package: Path, home: Path, monkeypatch, said: str):
+    monkeypatch.setenv("VLRT_CACHE_GB", said)
+    with pytest.raises(InputError, match=f"VLRT_CACHE_GB '{said}': expected gigabytes"):
+        ids(package)
+    assert not home.exists()
+
+
+def test_no_room_at_all_keeps_nothing(package: Path, home: Path, monkeypatch):
+    monkeypatch.setenv("VLRT_CACHE_GB", "0")
+    assert ids(package) == ids(package, cache=False)
+    assert not home.exists()
+
+
+def test_a_half_removed_entry_is_made_again_once(package: Path, monkeypatch):
+    ids(package)
+    for entry in prepacked.entries():
+        (entry.folder / prepacked.NOTE).unlink()
+    assert ids(package) == ids(package, cache=False)
+    assert sources() == list(GRAPHS)
 
 
 def test_several_at_once(package: Path):
