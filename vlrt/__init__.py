@@ -10,6 +10,7 @@ Importing this is cheap: libraries are loaded by the first call that needs them.
 
 from __future__ import annotations
 
+import importlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from vlrt_runtime.model import Answer, Model, Stream, Timings
+    from vlrt_runtime.model import Answer, AsyncStream, Model, Stream, Timings
+    from vlrt_runtime.options import Progress
+    from vlrt_runtime.sampling import Sampling
     from vlrt_runtime.video import Video
 
 __all__ = [
     "Answer",
+    "AsyncStream",
     "Model",
+    "Progress",
+    "Sampling",
     "Stream",
     "Timings",
     "Video",
@@ -35,6 +41,18 @@ __all__ = [
     "export",
     "load",
 ]
+
+# name -> the module of the runtime that has it
+MODULES = {
+    "Answer": "answer",
+    "AsyncStream": "stream",
+    "Model": "model",
+    "Progress": "options",
+    "Sampling": "sampling",
+    "Stream": "stream",
+    "Timings": "answer",
+    "Video": "video",
+}
 
 
 def load(
@@ -51,6 +69,7 @@ def load(
     compute_units: str | None = None,
     mil_precision: str = "fp32",
     cache: bool = True,
+    parallel: int = 1,
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -75,6 +94,7 @@ def load(
         compute_units=compute_units,
         mil_precision=mil_precision,
         cache=cache,
+        parallel=parallel,
     )
 
 
@@ -149,12 +169,7 @@ def export(
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Answer", "Model", "Stream", "Timings"):
-        from vlrt_runtime import model
-
-        return getattr(model, name)
-    if name == "Video":
-        from vlrt_runtime.video import Video
-
-        return Video
-    raise AttributeError(f"module 'vlrt' has no attribute {name!r}")
+    module = MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'vlrt' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"vlrt_runtime.{module}"), name)

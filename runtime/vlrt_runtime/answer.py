@@ -1,17 +1,15 @@
-"""What comes back from a model: an answer, its pieces as they come, and how long stages took."""
+"""What comes back from a model: an answer, and how long its stages took."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Any
 
 from vlrt_runtime.entities import Entity
 from vlrt_runtime.greedy import FinishReason
 
-__all__ = ["Answer", "Clock", "Stream", "Timings"]
+__all__ = ["Answer", "Clock", "Timings"]
 
 
 @dataclass
@@ -20,16 +18,18 @@ class Timings:
 
     Attributes:
         load: opening the package, once per model.
+        queued: waiting for other answers of the model, before all else; counted nowhere else.
         preprocess: pictures from their bytes to patches, and the prompt to ids.
         encode: the vision encoder, all pictures.
         project: the projector, all pictures.
         prefill: the prompt through the decoder.
-        ttft: time to first token: from the call, pictures still bytes, to the first id.
+        ttft: time to first token: from its turn, pictures still bytes, to the first id.
         tpot: time per id after the first, the one that stops included; 0 where there is none.
-        total: from the call to the last id.
+        total: from its turn to the last id.
     """
 
     load: float = 0.0
+    queued: float = 0.0
     preprocess: float = 0.0
     encode: float = 0.0
     project: float = 0.0
@@ -49,9 +49,12 @@ class Answer:
 
     Attributes:
         text: the answer, without special tokens.
-        token_ids: the new ids, without the one that stopped.
-        finish_reason: stop (the model ended), length (a limit did) or cancelled.
-        prompt_tokens: positions of the prompt, pictures included.
+        token_ids: the new ids, without the stop id; with those of the stop text, where one of
+            `stop` ended the answer.
+        finish_reason: stop (the model ended, or a stop text came), length (a limit did) or
+            cancelled.
+        prompt_tokens: positions of the prompt, pictures included; 0 where the answer was cancelled
+            before it was read.
         image_tokens: positions that pictures took.
         timings: milliseconds by stage.
         entities: what the answer points at, of models that do.
@@ -87,35 +90,6 @@ class Answer:
         if self.entities:
             said["entities"] = [entity.as_dict() for entity in self.entities]
         return said
-
-
-class Stream(Iterator[str]):
-    """Pieces of an answer as they come; `answer` is whole once they have ended."""
-
-    def __init__(self, pieces: Generator[str, None, Answer], cancelled: threading.Event) -> None:
-        self._pieces = pieces
-        self._cancelled = cancelled
-        self.answer: Answer | None = None
-
-    def __next__(self) -> str:
-        """The next piece: whole characters."""
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self.answer = self.answer or cast("Answer | None", end.value)
-            raise StopIteration from None
-
-    def cancel(self) -> None:
-        """Ends the answer before its next token, or between two stages; from any thread."""
-        self._cancelled.set()
-
-    def result(self) -> Answer:
-        """The whole answer; takes the pieces that are left."""
-        for _ in self:
-            pass
-        if self.answer is None:
-            raise RuntimeError("this stream ended with an error, so it has no answer; ask again")
-        return self.answer
 
 
 @dataclass

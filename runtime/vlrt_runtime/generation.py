@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import FinishReason, greedy
 from vlrt_runtime.lookup import BARRIER, Lookahead
+from vlrt_runtime.options import Options, Progress, Stage
 from vlrt_runtime.reuse import pictures_from, position_keys
+from vlrt_runtime.sampling import Sampler
+from vlrt_runtime.stages import Watch, likeliest
+from vlrt_runtime.text import stream_until
 
 if TYPE_CHECKING:
     from vlrt_runtime.model import Model
@@ -28,112 +33,171 @@ Outputs = Mapping[str, NDArray[Any]]
 AHEAD = 256  # positions of an answer that the cache has room for from the start
 
 
-@dataclass
+class _Cancelled(Exception):  # noqa: N818  it is no error
+    """The answer ends where it stands."""
+
+
 class Generation:
     """What an answer needs while it is made.
 
-    Attributes:
+    Args:
         model: that answers.
-        prepare: gives the prompt's layout and its pictures.
-        max_new_tokens: ids to add at most.
-        speculate: text that repeats is guessed and checked several ids at a time.
-        cancelled: set from any thread to end the answer.
+        prepare: gives the prompt's layout and its pictures; takes a `watch`.
+        options: what was asked for.
     """
 
-    model: Model
-    prepare: Callable[[], tuple[Layout, list[Picture]]]
-    max_new_tokens: int
-    speculate: bool = False
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    _ahead: Lookahead | None = field(default=None, init=False)
+    def __init__(
+        self,
+        model: Model,
+        prepare: Callable[..., tuple[Layout, list[Picture]]],
+        options: Options,
+    ) -> None:
+        self.model, self.options = model, options
+        self._prepare = prepare
+        self._cancelled = threading.Event()
+        self._turn = model.turns.turn()
+        self._clock = Clock(Timings(load=model.load_ms))
+        self._pictures: list[Picture] = []
+        self._prompt_ids: list[int] = []
+        self._token_ids: list[int] = []
+        self._said: list[str] = []  # the text so far, where it may end before the ids do
+        self._start = 0  # positions of the prompt that were kept
+        self._ahead: Lookahead | None = None
+
+    def cancel(self) -> None:
+        """Ends the answer; from any thread."""
+        self._cancelled.set()
+        self.model.turns.wake()
 
     def pieces(self) -> Generator[str, None, Answer]:
-        """Yields the text as it comes; returns the answer."""
-        model, clock = self.model, Clock(Timings(load=self.model.load_ms))
-        layout, pictures = self.prepare()
-        keys = position_keys(layout, pictures)
-        prompt_ids: list[int] = layout.token_ids.tolist()
-        clock.lap("preprocess")
-        token_ids: list[int] = []
+        """Yields the text as it comes, when it is the answer's turn; returns the answer."""
+        asked, making = time.perf_counter(), self._pieces()
+        try:
+            while True:
+                self._turn.take(self._cancelled.is_set, partial(self._tell, "queued"))
+                if asked:
+                    queued, asked = (time.perf_counter() - asked) * 1e3, 0.0
+                    self._clock = Clock(Timings(load=self.model.load_ms, queued=queued))
+                try:
+                    piece = next(making)
+                except StopIteration as end:
+                    return end.value
+                self._turn.rest()
+                yield piece
+        finally:
+            making.close()
+            self._turn.end()
+
+    def _pieces(self) -> Generator[str, None, Answer]:
+        """The stages one after the other."""
+        model, said = self.model, self._said
         reason: FinishReason = "cancelled"
-        # Llama 3.2's positions look at all pictures, those that come later too: where the decoder
-        # takes more of them than rows, a beginning is alike only with the same pictures.
-        scope = tuple(picture.digest for picture in pictures) if model.static_specs else None
-        begun = model.prefixes.find(keys, scope)
-        start = 0 if begun is None else begun.length
-        # What the decoder takes of a picture beside its rows, it takes of all pictures.
-        needed = pictures if model.static_specs else pictures_from(layout, pictures, start)
-        projected = self._projected(needed, clock)
-        if projected is not None:
-            embeds = model.splice(layout, projected, start)
-            static = model.static_inputs(projected)
-            clock.lap("project")
-            decoder = model.backend.decoder(static) if begun is None else begun.decoder(static)
-            del projected, static  # hundreds of megabytes, and no step looks at them again
-            ids = self._ids(decoder, layout, embeds, clock)
-            reason = yield from model.family.stream(model.codec, prompt_ids, ids, token_ids)
-            model.prefixes.put([*keys, *token_ids], decoder, scope)
-        clock.timings.total = clock.timings.total or clock.since_start()
-        text, found = model.family.read(model.codec, prompt_ids, token_ids)
+        with suppress(_Cancelled):
+            layout, self._pictures = self._prepare(watch=self._watch("preprocess"))
+            self._prompt_ids = layout.token_ids.tolist()
+            keys = position_keys(layout, self._pictures)
+            self._clock.lap("preprocess")
+            # Llama 3.2's positions look at all pictures, those that come later too: where the
+            # decoder takes more of them than rows, a beginning is alike only with the same ones.
+            scope = tuple(p.digest for p in self._pictures) if model.static_specs else None
+            decoder, embeds = self._begun(layout, keys, scope)
+            ids = self._ids(decoder, layout, embeds)
+            text = model.family.stream(model.codec, self._prompt_ids, ids, self._token_ids)
+            if self.options.stop:
+                given = len(model.family.read(model.codec, self._prompt_ids, [])[0])
+                text = stream_until(text, self.options.stop, said, given)
+            with suppress(_Cancelled):
+                reason = yield from text
+            model.prefixes.put([*keys, *self._token_ids], decoder, scope)
+        return self._answer(reason)
+
+    def _answer(self, reason: FinishReason) -> Answer:
+        model, timings = self.model, self._clock.timings
+        timings.total = timings.total or self._clock.since_start()
+        text, found = "", ()
+        if self._prompt_ids:
+            text, found = model.family.read(model.codec, self._prompt_ids, self._token_ids)
+        if self.options.stop:  # it may end before its ids do
+            text = "".join(self._said)
+            found = [entity for entity in found if entity.span[1] <= len(text)]
         return Answer(
             text,
-            token_ids,
+            self._token_ids,
             reason,
-            len(prompt_ids),
-            sum(picture.tokens for picture in pictures),
-            clock.timings,
-            placed(found, [picture.size for picture in pictures]),
-            cached_tokens=start,
+            len(self._prompt_ids),
+            sum(picture.tokens for picture in self._pictures),
+            timings,
+            placed(found, [picture.size for picture in self._pictures]),
+            cached_tokens=self._start,
             drafted_tokens=self._ahead.drafted if self._ahead else 0,
             accepted_tokens=self._ahead.accepted if self._ahead else 0,
         )
 
-    def _projected(self, pictures: Sequence[Picture], clock: Clock) -> list[Outputs] | None:
-        """The projector's outputs for each picture, computed where they are not known.
+    def _begun(
+        self, layout: Layout, keys: Sequence[Hashable], scope: Hashable
+    ) -> tuple[Decoder, NDArray[np.float32]]:
+        """A decoder with what of the prompt is kept, and the embeddings of the rest."""
+        model = self.model
+        begun = model.prefixes.find(keys, scope)
+        self._start = start = 0 if begun is None else begun.length
+        # What the decoder takes of a picture beside its rows, it takes of all pictures.
+        pictures = self._pictures
+        needed = pictures if model.static_specs else pictures_from(layout, pictures, start)
+        projected = self._projected(needed)
+        embeds = model.splice(layout, projected, start)
+        static = model.static_inputs(projected)
+        self._clock.lap("project")
+        return model.backend.decoder(static) if begun is None else begun.decoder(static), embeds
 
-        None where the answer was cancelled meanwhile.
-        """
+    def _projected(self, pictures: Sequence[Picture]) -> list[Outputs]:
+        """The projector's outputs for each picture, computed where they are not known."""
         model, store = self.model, self.model.features
         known = {p.digest: p.projected or store.get(p.digest) for p in pictures}
-        encoded: dict[str, Outputs] = {}
-        for picture in pictures:
-            if self.cancelled.is_set():
-                return None
-            if known[picture.digest] is None and picture.digest not in encoded:
-                encoded[picture.digest] = model.encode(picture)
+        unknown = {p.digest: p for p in pictures if known[p.digest] is None}
+        total, done = sum(picture.runs for picture in unknown.values()), 0
+        watch, encoded = self._watch("encode"), dict[str, Outputs]()
+        for digest, picture in unknown.items():
+            encoded[digest] = model.encode(picture, partial(_shifted, watch, done, total))
+            done += picture.runs
         if not model.keep_encoder:
             model.backend.release("vision_encoder")
-        clock.lap("encode")
-        for digest, features in encoded.items():
-            if self.cancelled.is_set():
-                return None
+        if total:
+            watch(total, total)
+        self._clock.lap("encode")
+        watch = self._watch("project")
+        for number, (digest, features) in enumerate(encoded.items()):
+            watch(number, len(encoded))
             known[digest] = projected = model.projector(features)
             store.put(digest, projected)
-        return None if self.cancelled.is_set() else [known[p.digest] or {} for p in pictures]
+        if encoded:
+            watch(len(encoded), len(encoded))
+        return [known[picture.digest] or {} for picture in pictures]
 
     def _ids(
-        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32], clock: Clock
+        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32]
     ) -> Generator[int, None, FinishReason]:
         """Prefill, then the greedy loop."""
-        model, settings = self.model, self.model.manifest.generation
+        model, settings, options = self.model, self.model.manifest.generation, self.options
         length = len(layout.token_ids)
-        limit = min(self.max_new_tokens, settings.max_context - length)
+        limit = min(options.max_new_tokens, settings.max_context - length)
         decoder.reserve(length + min(limit, AHEAD))
-        # Penalty and speculation look at all logits; else ids are enough, and may be all that is
+        # Whatever looks at logits wants them all; else ids are enough, and may be all that is
         # copied.
-        whole = self.speculate or settings.repetition_penalty != 1.0
+        whole = not options.greedy or options.speculate or settings.repetition_penalty != 1.0
         run = decoder.run if whole else decoder.next_ids
-        scores = model.prefill(decoder, layout, embeds, run)[-1]
-        clock.lap("prefill")
+        scores = model.prefill(decoder, layout, embeds, run, self._watch("prefill"))[-1]
+        self._clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
+        pick = likeliest if options.greedy or not options.sampling else Sampler(options.sampling)
 
         def choose(scores: Any) -> int:
-            seen.append(token := model.choose(scores, seen))
-            clock.token()
+            seen.append(token := model.choose(scores, seen, pick))
+            self._clock.token()
+            self._tell("decode", len(seen) - length, limit)
             return token
 
         step = partial(model.step, decoder, layout, run=run)
-        if self.speculate:
+        if options.speculate:
             nowhere = layout.slots | np.isin(layout.token_ids, settings.stop_ids)
             self._ahead = Lookahead(
                 decoder,
@@ -144,14 +208,35 @@ class Generation:
                 adjust=lambda logits: model.adjusted(logits, seen),
             )
             step = self._ahead.step
-        reason = yield from greedy(
-            scores,
-            step,
-            stop_ids=settings.stop_ids,
-            max_new_tokens=limit,
-            choose=choose,
-            cancelled=self.cancelled.is_set,
-        )
-        if self._ahead:
-            self._ahead.forget()  # what was guessed is no part of the answer
-        return reason
+        try:
+            return (
+                yield from greedy(
+                    scores,
+                    step,
+                    stop_ids=settings.stop_ids,
+                    max_new_tokens=limit,
+                    choose=choose,
+                    cancelled=self._cancelled.is_set,
+                )
+            )
+        finally:
+            if self._ahead:
+                self._ahead.forget()  # what was guessed is no part of the answer
+
+    def _tell(self, stage: Stage, done: int, total: int) -> None:
+        if self.options.on_progress is not None:
+            self.options.on_progress(Progress(stage, done, total))
+
+    def _watch(self, stage: Stage) -> Watch:
+        """Tells of a stage, and ends it where the answer was cancelled."""
+
+        def watch(done: int, total: int) -> None:
+            self._tell(stage, done, total)
+            if self._cancelled.is_set():
+                raise _Cancelled
+
+        return watch
+
+
+def _shifted(watch: Watch, first: int, total: int, done: int, _: int) -> None:
+    watch(first + done, total)

@@ -32,7 +32,7 @@ def greedy(
         stop_ids: ids that end the answer.
         max_new_tokens: ids to yield at most.
         choose: the next id of logits; the first maximum wins.
-        cancelled: asked before every id.
+        cancelled: asked before every id and every step.
     """
     for produced in range(max_new_tokens):
         if cancelled():
@@ -41,7 +41,7 @@ def greedy(
         if token in stop_ids:
             return "stop"
         yield token
-        if produced + 1 < max_new_tokens:
+        if produced + 1 < max_new_tokens and not cancelled():
             logits = step(token)
     return "length"
 

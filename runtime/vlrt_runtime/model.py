@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from vlrt_runtime.answer import Answer, Stream, Timings
+from vlrt_runtime.answer import Answer, Timings
 from vlrt_runtime.backends import BackendOptions, open_backend
-from vlrt_runtime.chat import Message, as_messages, compile_template
 from vlrt_runtime.embedding import EmbeddingTable
-from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
-from vlrt_runtime.families import Layout, Picture, family_of
+from vlrt_runtime.errors import InputError
+from vlrt_runtime.families import family_of
 from vlrt_runtime.generation import Generation
-from vlrt_runtime.image import ImageSource, load_image
+from vlrt_runtime.options import Keywords, Options, takes_options
 from vlrt_runtime.package import Package
-from vlrt_runtime.reuse import EncodedImage, FeatureStore, PrefixStore, encoder_digest
+from vlrt_runtime.prompts import Prompt, Prompts, chat_template
+from vlrt_runtime.reuse import FeatureStore, PrefixStore, encoder_digest
 from vlrt_runtime.session import default_threads
-from vlrt_runtime.stages import Stages
+from vlrt_runtime.stream import AsyncStream, Stream
 from vlrt_runtime.text import TextCodec
-from vlrt_runtime.video import Video, VideoSource, as_video
+from vlrt_runtime.turns import Turns
 
-__all__ = ["Answer", "Model", "Stream", "Timings"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-DEFAULT_NEW_TOKENS = 256
+__all__ = ["Answer", "AsyncStream", "Model", "Stream", "Timings"]
+
 CACHE_MB = 512
-ONE_VIDEO = (str, os.PathLike, Video)
-ONE_PICTURE = (
-    str,
-    bytes,
-    bytearray,
-    memoryview,
-    os.PathLike,
-    Image.Image,
-    np.ndarray,
-    EncodedImage,
-)
-Prompt = str | Sequence[Message]
 
 
-class Model(Stages):
+class Model(Prompts):
     """An opened package.
 
-    Safe to use from several threads: sessions are shared, every answer has a cache of its own.
+    Safe to use from several threads: graphs are shared, every answer has a cache of its own, and
+    answers take turns (`parallel`).
 
     Args:
         package: a folder, or a name that was exported before.
@@ -68,6 +55,8 @@ class Model(Stages):
         compute_units: that Core ML may use: cpu-and-gpu, cpu-and-ne, all or cpu.
         mil_precision: of a Core ML package that is interpreted: fp32, or declared, which rounds
             every result to the type that the package declares.
+        parallel: answers that are computed at once; others wait, first come first served. Several
+            at once share the cores: each takes longer, and all of them together about as long.
 
     Raises:
         PackageNotFoundError: there is no such package.
@@ -92,6 +81,7 @@ class Model(Stages):
         compute_units: str | None = None,
         mil_precision: str = "fp32",
         cache: bool = True,
+        parallel: int = 1,
     ) -> None:
         started = time.perf_counter()
         if threads is not None and threads < 1:
@@ -108,37 +98,26 @@ class Model(Stages):
         self.codec = TextCodec(
             self.package.path("tokenizer.json"), manifest.special_tokens.get("bos_token")
         )
-        self._render = self._template()
+        self._render = chat_template(self.package)
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
         self.encoder_digest = encoder_digest(manifest)
         folder = None if image_cache_folder is None else Path(image_cache_folder)
         self.keep_encoder = keep_encoder
         self.features = FeatureStore(image_cache_mb << 20, self.encoder_digest, folder)
         self.prefixes = PrefixStore(prefix_cache_mb << 20)
+        self.turns = Turns(parallel)
         if not lazy:
             self.backend.load()
         self.load_ms = (time.perf_counter() - started) * 1e3
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        images: Sequence[ImageSource | EncodedImage] = (),
-        videos: Sequence[VideoSource | Video] = (),
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
-        raw: bool = False,
-        speculate: bool = False,
-    ) -> Answer:
-        """Answers a prompt, greedily.
+    @takes_options
+    def generate(self, prompt: Prompt, **options: Unpack[Keywords]) -> Answer:
+        """Answers a prompt.
 
         Args:
             prompt: a question, or messages (see `vlrt_runtime.chat`) for several turns.
-            images: pictures: paths, bytes, PIL images, numpy arrays, or what `encode_image` gave.
-            videos: paths, lists of frames, or `Video`s, which say what to look at in them.
-            max_new_tokens: ids to add at most.
-            raw: the prompt is the whole text, placeholders included; no chat template.
-            speculate: text that repeats is guessed and checked several ids at a time: the same
-                answer, sooner where it repeats (see `vlrt_runtime.lookup`).
+            **options: see `vlrt_runtime.options.Options`: images, videos, max_new_tokens, raw,
+                speculate, sampling, stop, schema, on_progress.
 
         Raises:
             ImageError: a picture cannot be used.
@@ -146,102 +125,22 @@ class Model(Stages):
             ContextLengthError: the prompt is longer than the model's context.
             InputError: prompt and pictures do not match, or an option cannot be used.
         """
-        return self.stream(
-            prompt,
-            images=images,
-            videos=videos,
-            max_new_tokens=max_new_tokens,
-            raw=raw,
-            speculate=speculate,
-        ).result()
+        return self.stream(prompt, **options).result()
 
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        images: Sequence[ImageSource | EncodedImage] = (),
-        videos: Sequence[VideoSource | Video] = (),
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
-        raw: bool = False,
-        speculate: bool = False,
-    ) -> Stream:
+    @takes_options
+    def stream(self, prompt: Prompt, **options: Unpack[Keywords]) -> Stream:
         """As `generate`, piece by piece: nothing is computed before the first is asked for."""
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-        if isinstance(images, ONE_PICTURE):
-            raise InputError("images: expected a list of pictures, got one; put it in brackets")
-        if isinstance(videos, ONE_VIDEO):
-            raise InputError("videos: expected a list of videos, got one; put it in brackets")
-        sources = list(images), list(videos)
-        prepare = partial(self.prepare, prompt, *sources, raw=raw)
-        making = Generation(self, prepare, max_new_tokens, speculate)
-        return Stream(making.pieces(), making.cancelled)
+        asked = Options.of(**options)
+        prepare = partial(self.prepare, prompt, asked.images, asked.videos, raw=asked.raw)
+        making = Generation(self, prepare, asked)
+        return Stream(making.pieces(), making.cancel)
 
-    def prepare(
-        self,
-        prompt: Prompt,
-        images: Sequence[ImageSource | EncodedImage] = (),
-        videos: Sequence[VideoSource | Video] = (),
-        *,
-        raw: bool = False,
-    ) -> tuple[Layout, list[Picture]]:
-        """Pictures and prompt as they will enter the graphs; raises what `generate` raises."""
-        if raw:
-            if not isinstance(prompt, str):
-                raise InputError("prompt: a raw prompt is text, not messages")
-            if len(images) and len(videos):
-                raise InputError("prompt: pictures and videos together need messages, not raw text")
-            text, sources = prompt, [*images, *map(as_video, videos)]
-        else:
-            messages, sources = as_messages(prompt, images, videos)
-            text = self.chat_text(messages)
-        token_ids = self.family.token_ids(text, len(sources), self.codec)
-        pictures = [self._picture(source) for source in sources]
-        layout = self.family.layout(token_ids, pictures)
-        length, most = len(layout.token_ids), self.manifest.generation.max_context
-        if length == 0:
-            raise InputError("prompt: it is empty")
-        if length >= most:
-            raise ContextLengthError(
-                f"prompt: {length} tokens, {int(layout.slots.sum())} of them pictures; the model's "
-                f"context is {most}; shorten the text or lower max_pixels"
-            )
-        return layout, pictures
+    @takes_options
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Keywords]) -> Answer:
+        """As `generate`, for an event loop: in a thread. A cancelled task cancels the answer."""
+        return await self.astream(prompt, **options).result()
 
-    def encode_image(self, image: ImageSource | Video) -> EncodedImage:
-        """Encodes a picture now, to be given in its place to as many prompts as there are.
-
-        It is kept as long as the caller keeps it, whatever the caches hold.
-
-        Raises:
-            ImageError: the picture cannot be used.
-        """
-        picture = self._picture(image)
-        projected = self.features.get(picture.digest) or self.projector(self.encode(picture))
-        picture = replace(picture, inputs={}, projected=projected, known_digest=picture.digest)
-        return EncodedImage(picture, self.encoder_digest)
-
-    def chat_text(self, messages: Sequence[Message]) -> str:
-        """The prompt text of messages, by the package's chat template."""
-        if self._render is None:
-            raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
-        return self._render(messages)
-
-    def _picture(self, source: ImageSource | Video | EncodedImage) -> Picture:
-        if isinstance(source, Video):
-            return self.family.video(source)
-        if not isinstance(source, EncodedImage):
-            return self.family.picture(load_image(source))
-        if source.encoder != self.encoder_digest:
-            raise InputError("images: a picture encoded by another model; encode it with this one")
-        return source.picture
-
-    def _template(self) -> Callable[[Sequence[Message]], str] | None:
-        path = self.package.path("chat_template.jinja")
-        if path.name not in self.manifest.files:
-            return None
-        try:
-            source = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise PackageError(f"{path}: not UTF-8 text; export the package again") from error
-        return compile_template(source, self.manifest.special_tokens)
+    @takes_options
+    def astream(self, prompt: Prompt, **options: Unpack[Keywords]) -> AsyncStream:
+        """As `stream`, for an event loop: `async for piece in model.astream(...)`."""
+        return AsyncStream(self.stream(prompt, **options))

@@ -15,7 +15,7 @@ from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import penalize
 from vlrt_runtime.manifest import Manifest, TensorSpec
 
-__all__ = ["Outputs", "Run", "Stages"]
+__all__ = ["Outputs", "Pick", "Run", "Stages", "Watch", "likeliest", "unwatched"]
 
 # What a run holds grows with rows times positions. Measured with 2 B parameters and 1276 positions,
 # 256 at a time take 0.8 of the time of all at once, and 0.3 GB less.
@@ -23,6 +23,17 @@ PREFILL_ROWS = 256
 EMBEDS = "image_embeds"  # the projector's output that takes the place of placeholders
 Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]  # a decoder's `run` or `next_ids`
+Pick = Callable[[NDArray[np.float32]], int]  # an id of logits [vocab]
+Watch = Callable[[int, int], None]  # hears what is done, of how much; may raise, to end it
+
+
+def unwatched(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def likeliest(logits: NDArray[np.float32]) -> int:
+    """The largest; the first of several."""
+    return int(np.argmax(logits))
 
 
 class Stages:
@@ -46,15 +57,16 @@ class Stages:
         """Features to what the decoder takes."""
         return self.backend.graph("projector")(features)
 
-    def encode(self, picture: Picture) -> dict[str, NDArray[Any]]:
-        """The vision encoder's outputs for a picture."""
+    def encode(self, picture: Picture, watch: Watch = unwatched) -> dict[str, NDArray[Any]]:
+        """The vision encoder's outputs for a picture; `watch` hears of runs before each."""
         if picture.runs == 1:
+            watch(0, 1)
             return self.vision_encoder(picture.inputs)
         cut = {name: np.split(a, picture.runs, axis=1) for name, a in picture.inputs.items()}
-        outputs = [
-            self.vision_encoder({name: pieces[run] for name, pieces in cut.items()})
-            for run in range(picture.runs)
-        ]
+        outputs: list[dict[str, NDArray[Any]]] = []
+        for run in range(picture.runs):
+            watch(run, picture.runs)
+            outputs.append(self.vision_encoder({name: pieces[run] for name, pieces in cut.items()}))
         return {name: np.concatenate([o[name] for o in outputs], axis=1) for name in outputs[0]}
 
     def splice(
@@ -103,11 +115,17 @@ class Stages:
         return [spec for spec in graphs["decoder"].inputs if spec.name in made]
 
     def prefill(
-        self, decoder: Decoder, layout: Layout, embeds: NDArray[np.float32], run: Run | None = None
+        self,
+        decoder: Decoder,
+        layout: Layout,
+        embeds: NDArray[np.float32],
+        run: Run | None = None,
+        watch: Watch = unwatched,
     ) -> NDArray[Any]:
         """Runs the prompt through the decoder, as many positions at a time as memory should bear.
 
-        `embeds` are of the positions that the decoder does not hold yet.
+        `embeds` are of the positions that the decoder does not hold yet. `watch` hears of positions
+        before each run and at the end.
 
         Returns:
             Logits [1, vocab] of the last position, or what else `run` gives for it.
@@ -116,7 +134,9 @@ class Stages:
         rows, first = layout.prefill_rows or PREFILL_ROWS, decoder.length
         made = np.empty(0)
         for start in range(0, embeds.shape[1], rows):
+            watch(first + start, first + embeds.shape[1])
             made = run(layout.inputs(embeds[:, start : start + rows], first + start))
+        watch(decoder.length, decoder.length)
         return made
 
     def step(
@@ -143,17 +163,18 @@ class Stages:
             inputs = inputs | {"inputs_embeds": rows[:, :0], "token_ids": ids[None]}
         return inputs
 
-    def choose(self, scores: Any, seen: Sequence[int]) -> int:
-        """The next token by greedy decoding.
+    def choose(self, scores: Any, seen: Sequence[int], pick: Pick = likeliest) -> int:
+        """The next token.
 
         Args:
             scores: logits [vocab], to which the checkpoint's penalty is applied, or an id that a
                 decoder picked itself.
             seen: ids so far.
+            pick: of those logits.
         """
         if np.ndim(scores) == 0:
             return int(scores)
-        return int(np.argmax(self.adjusted(scores, seen)))
+        return pick(self.adjusted(scores, seen))
 
     def adjusted(self, logits: NDArray[np.float32], seen: Sequence[int]) -> NDArray[np.float32]:
         """Logits [vocab] under the checkpoint's penalty; the argument stays as it is."""

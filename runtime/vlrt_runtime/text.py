@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tokenizers import Tokenizer
 
 from vlrt_runtime.errors import InputError, PackageError
 
-__all__ = ["TextCodec", "stream_read", "stream_text"]
+__all__ = ["TextCodec", "stream_read", "stream_text", "stream_until"]
 
 Reason = TypeVar("Reason")
 
@@ -116,3 +116,45 @@ def stream_read(
     if whole.startswith(emitted) and whole != emitted:
         yield whole.removeprefix(emitted)
     return reason
+
+
+def stream_until(
+    pieces: Generator[str, None, Reason], stops: Sequence[str], said: list[str], skip: int
+) -> Generator[str, None, Reason | Literal["stop"]]:
+    """Text up to the stop that is complete first; what may be the beginning of one is held back.
+
+    Args:
+        pieces: the text as it comes; closed where a stop is found.
+        stops: none is empty.
+        said: receives what is yielded.
+        skip: characters in front that are not looked at.
+    """
+    held, count = "", 0  # not yielded yet: it may begin a stop; characters that were
+    while True:
+        try:
+            held += next(pieces)
+        except StopIteration as end:
+            reason: Reason = end.value
+            break
+        given = min(max(skip - count, 0), len(held))
+        # The one that is complete first, whatever pieces it comes in; the longest of several.
+        found = [(at + len(s), at) for s in stops if (at := held.find(s, given)) >= 0]
+        last = min(found)[1] if found else len(held) - _beginning(held[given:], stops)
+        if last:
+            said.append(held[:last])
+            count += last
+            yield held[:last]
+        if found:
+            pieces.close()
+            return "stop"
+        held = held[last:]
+    if held:
+        said.append(held)
+        yield held
+    return reason
+
+
+def _beginning(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of the text begin one of the stops; the most there are."""
+    most = min(len(text), max(map(len, stops)) - 1)
+    return next((n for n in range(most, 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

@@ -21,7 +21,7 @@ ANSWER = (
 def pointing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked, the answer has one box."""
 
-    def choose(model: Model, logits: object, seen: list[int]) -> int:
+    def choose(model: Model, logits: object, seen: list[int], *_: object) -> int:
         ids = model.codec.encode(ANSWER, bare=True)
         return ids[(len(seen) - _prompt_length(seen, ids))]
 

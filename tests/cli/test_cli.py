@@ -19,7 +19,9 @@ from vlrt_runtime.errors import PackageError
 
 COMMANDS = ("export", "run", "inspect", "verify", "models")
 ANSWER = {"text", "token_ids", "finish_reason", "prompt_tokens", "image_tokens", "timings_ms"}
-TIMINGS = {"load", "preprocess", "encode", "project", "prefill", "ttft", "tpot", "total"}
+TIMINGS = {
+    *("load", "queued", "preprocess", "encode", "project", "prefill", "ttft", "tpot", "total"),
+}
 
 
 # ------------------------------------------------------------------ help and usage

@@ -70,15 +70,23 @@ def test_the_first_maximum_wins(winners, expected):
 
 
 @pytest.mark.parametrize("after", range(4))
-def test_cancelling_ends_before_the_next_id(after):
-    script, asked = Script(1, 2, 3, 4, 5), []
+def test_cancelling_ends_before_the_next_id_and_wastes_no_step(after):
+    script, ids = Script(1, 2, 3, 4, 5), []
+    loop = greedy(
+        script.first,
+        script.step,
+        stop_ids=(STOP,),
+        max_new_tokens=8,
+        cancelled=lambda: len(ids) >= after,
+    )
+    reasons = []
 
-    def cancelled() -> bool:
-        asked.append(None)
-        return len(asked) > after
+    def keep():
+        reasons.append((yield from loop))
 
-    ids, reason = play(script, cancelled=cancelled)
-    assert (ids, reason) == ([1, 2, 3, 4, 5][:after], "cancelled")
+    ids.extend(keep())
+    assert (ids, reasons) == ([1, 2, 3, 4, 5][:after], ["cancelled"])
+    assert script.fed == ids[:-1]
 
 
 def test_ids_come_as_they_are_chosen():

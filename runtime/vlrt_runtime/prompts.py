@@ -1,0 +1,118 @@
+"""Prompts and pictures as people give them, to what the graphs take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vlrt_runtime.chat import Message, as_messages, compile_template
+from vlrt_runtime.errors import ContextLengthError, InputError, PackageError
+from vlrt_runtime.families import Family, Layout, Picture
+from vlrt_runtime.image import ImageSource, load_image
+from vlrt_runtime.package import Package
+from vlrt_runtime.reuse import EncodedImage, FeatureStore
+from vlrt_runtime.stages import Stages, Watch, unwatched
+from vlrt_runtime.text import TextCodec
+from vlrt_runtime.video import Video, VideoSource, as_video
+
+__all__ = ["Prompt", "Prompts", "chat_template"]
+
+Prompt = str | Sequence[Message]
+
+
+class Prompts(Stages):
+    """The half of `Model` that reads prompts.
+
+    Attributes:
+        family: its preprocessing, positions and text.
+        codec: its tokenizer.
+        features: of pictures that were encoded before.
+        encoder_digest: of the graphs that make them.
+    """
+
+    family: Family
+    codec: TextCodec
+    features: FeatureStore
+    encoder_digest: str
+    _render: Callable[[Sequence[Message]], str] | None
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageSource | EncodedImage] = (),
+        videos: Sequence[VideoSource | Video] = (),
+        *,
+        raw: bool = False,
+        watch: Watch = unwatched,
+    ) -> tuple[Layout, list[Picture]]:
+        """Pictures and prompt as they will enter the graphs; raises what `generate` raises.
+
+        `watch` hears of pictures, and of the prompt at last.
+        """
+        if raw:
+            if not isinstance(prompt, str):
+                raise InputError("prompt: a raw prompt is text, not messages")
+            if len(images) and len(videos):
+                raise InputError("prompt: pictures and videos together need messages, not raw text")
+            text, sources = prompt, [*images, *map(as_video, videos)]
+        else:
+            messages, sources = as_messages(prompt, images, videos)
+            text = self.chat_text(messages)
+        steps = len(sources) + 1
+        watch(0, steps)
+        token_ids = self.family.token_ids(text, len(sources), self.codec)
+        pictures: list[Picture] = []
+        for source in sources:
+            pictures.append(self._picture(source))
+            watch(len(pictures), steps)
+        layout = self.family.layout(token_ids, pictures)
+        length, most = len(layout.token_ids), self.manifest.generation.max_context
+        if length == 0:
+            raise InputError("prompt: it is empty")
+        if length >= most:
+            raise ContextLengthError(
+                f"prompt: {length} tokens, {int(layout.slots.sum())} of them pictures; the model's "
+                f"context is {most}; shorten the text or lower max_pixels"
+            )
+        watch(steps, steps)
+        return layout, pictures
+
+    def encode_image(self, image: ImageSource | Video) -> EncodedImage:
+        """Encodes a picture now, to be given in its place to as many prompts as there are.
+
+        It is kept as long as the caller keeps it, whatever the caches hold.
+
+        Raises:
+            ImageError: the picture cannot be used.
+        """
+        picture = self._picture(image)
+        projected = self.features.get(picture.digest) or self.projector(self.encode(picture))
+        picture = replace(picture, inputs={}, projected=projected, known_digest=picture.digest)
+        return EncodedImage(picture, self.encoder_digest)
+
+    def chat_text(self, messages: Sequence[Message]) -> str:
+        """The prompt text of messages, by the package's chat template."""
+        if self._render is None:
+            raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
+        return self._render(messages)
+
+    def _picture(self, source: ImageSource | Video | EncodedImage) -> Picture:
+        if isinstance(source, Video):
+            return self.family.video(source)
+        if not isinstance(source, EncodedImage):
+            return self.family.picture(load_image(source))
+        if source.encoder != self.encoder_digest:
+            raise InputError("images: a picture encoded by another model; encode it with this one")
+        return source.picture
+
+
+def chat_template(package: Package) -> Callable[[Sequence[Message]], str] | None:
+    """What renders messages, where the package has a template."""
+    path = package.path("chat_template.jinja")
+    if path.name not in package.manifest.files:
+        return None
+    try:
+        source = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise PackageError(f"{path}: not UTF-8 text; export the package again") from error
+    return compile_template(source, package.manifest.special_tokens)
