@@ -86,6 +86,7 @@ class Turns:
                 turn.ticket = next(self._tickets)
             if turn not in self._waiting:
                 self._waiting = sorted([*self._waiting, turn], key=lambda each: each.ticket or 0)
+                self._changed.notify_all()
             self._give_way()
             index = self._waiting.index(turn)
             if index >= self._parallel - len(self._holding):
@@ -93,16 +94,16 @@ class Turns:
             self._waiting = [other for other in self._waiting if other is not turn]
             self._holding = [*self._holding, turn]
             self._changed.notify_all()
-        turn.resting, turn.thread = None, threading.get_ident()
+        turn.resting, turn.thread = None, threading.current_thread()
         return None
 
     def _give_way(self) -> None:
         """Ends the turns of those whose readers pause, this thread among them: it waits here."""
-        now, here = time.monotonic(), threading.get_ident()
+        now, here = time.monotonic(), threading.current_thread()
         kept = [
             turn
             for turn in self._holding
-            if turn.resting is None or (turn.thread != here and now - turn.resting < PATIENCE)
+            if turn.resting is None or (turn.thread is not here and now - turn.resting < PATIENCE)
         ]
         if len(kept) < len(self._holding):
             self._holding = kept
@@ -125,7 +126,7 @@ class Turn:
 
     def __init__(self, turns: Turns) -> None:
         self.ticket: int | None = None
-        self.thread = 0
+        self.thread: threading.Thread | None = None
         self.resting: float | None = None
         self._turns = turns
 
