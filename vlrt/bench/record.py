@@ -20,7 +20,7 @@ MAX_BYTES = 256 << 20
 
 # name -> what it is; the order of tables
 FIGURES = {
-    "load_cold": "opening the package, its files dropped from the page cache",
+    "load_cold": "opening the package, its files and prepacked weights dropped from the page cache",
     "load_warm": "opening it again",
     "preprocess": "picture from its bytes to patches, prompt to ids",
     "encode": "the vision encoder",

@@ -240,7 +240,12 @@ def _add_inspect(commands: Commands) -> None:
 
 
 def _add_verify(commands: Commands) -> None:
-    command = commands.add_parser("verify", help="compare a package with its checkpoint")
+    command = commands.add_parser(
+        "verify",
+        help="compare a package with its checkpoint",
+        description="Compares a package's own files (prepacked weights are neither used nor made) "
+        "with its checkpoint, which transformers runs.",
+    )
     command.add_argument("package", metavar="PACKAGE")
     command.add_argument(
         "--against", metavar="CHECKPOINT", required=True, help="folder, short name or hub id"

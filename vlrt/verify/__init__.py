@@ -103,6 +103,8 @@ def verify(
 ) -> Verification:
     """Compares a package with the checkpoint it was made from.
 
+    It is the package's own files that are compared: prepacked weights are neither used nor made.
+
     Args:
         package: folder or name.
         checkpoint: folder, short name or hub id.
@@ -129,6 +131,7 @@ def verify(
         threads=threads,
         compute_units=compute_units,
         mil_precision=mil_precision,
+        cache=False,
     )
     picture = test_picture() if image is None else load_image(image)
     reference = load_reference(resolve(checkpoint).folder, model.manifest.family)
