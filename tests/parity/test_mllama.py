@@ -22,7 +22,6 @@ from vlrt.verify.mllama import MllamaReference
 from vlrt.verify.reference import load_reference
 from vlrt_export.exporter import export
 from vlrt_runtime.errors import InputError
-from vlrt_runtime.families.mllama import visible_tiles
 from vlrt_runtime.model import Model
 from vlrt_runtime.text import TextCodec
 
@@ -337,19 +336,3 @@ def test_verify_agrees(package: Path, small_mllama: Path):
     assert found.divergence is None
     assert found.stages[0].difference == 0
     assert all(stage.difference < 1e-4 < stage.scale for stage in found.stages[1:])
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_masks_are_the_processors(seed: int):
-    from transformers.models.mllama import processing_mllama as rules
-
-    draws = np.random.default_rng(seed)
-    ids = draws.choice([0, 1], int(draws.integers(1, 12)), p=[0.5, 0.5])
-    tiles = draws.integers(1, 5, int(ids.sum())).tolist()
-    got = visible_tiles(ids == 1, tiles, 4)
-    if not tiles:
-        assert got.shape == (len(ids), 0)
-        return
-    spans = rules.get_cross_attention_token_mask(ids.tolist(), 1)
-    dense = rules.convert_sparse_cross_attention_mask_to_dense([spans], [tiles], 4, len(ids))
-    assert np.array_equal(got, dense[0].reshape(len(ids), -1) == 1)

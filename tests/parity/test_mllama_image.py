@@ -16,6 +16,7 @@ from transformers.models.mllama.image_processing_pil_mllama import (
 
 from vlrt_export.families.mllama_layers import arrangements
 from vlrt_runtime.errors import ImageError
+from vlrt_runtime.families.mllama import visible_tiles
 from vlrt_runtime.families.mllama_image import ImageParams, canvas, cut, fit
 from vlrt_runtime.image import load_image
 
@@ -132,3 +133,19 @@ def test_tiles_of_every_mode(mode: str):
 def test_no_pixels_are_refused(size: tuple[int, int]):
     with pytest.raises(ImageError, match=r"no pixels: it is .* expected 1x1 or more"):
         cut(Image.new("RGB", size), params())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_masks_are_the_processors(seed: int):
+    from transformers.models.mllama import processing_mllama as rules
+
+    draws = np.random.default_rng(seed)
+    ids = draws.choice([0, 1], int(draws.integers(1, 12)), p=[0.5, 0.5])
+    tiles = draws.integers(1, 5, int(ids.sum())).tolist()
+    got = visible_tiles(ids == 1, tiles, 4)
+    if not tiles:
+        assert got.shape == (len(ids), 0)
+        return
+    spans = rules.get_cross_attention_token_mask(ids.tolist(), 1)
+    dense = rules.convert_sparse_cross_attention_mask_to_dense([spans], [tiles], 4, len(ids))
+    assert np.array_equal(got, dense[0].reshape(len(ids), -1) == 1)
