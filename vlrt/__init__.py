@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vlrt_runtime.conversation import Chat
     from vlrt_runtime.model import Answer, AsyncStream, Model, Stream, Timings
     from vlrt_runtime.options import Progress
     from vlrt_runtime.sampling import Sampling
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "AsyncStream",
+    "Chat",
     "Model",
     "Progress",
     "Sampling",
@@ -46,6 +48,7 @@ __all__ = [
 MODULES = {
     "Answer": "answer",
     "AsyncStream": "stream",
+    "Chat": "conversation",
     "Model": "model",
     "Progress": "options",
     "Sampling": "sampling",

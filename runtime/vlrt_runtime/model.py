@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlrt_runtime.answer import Answer, Timings
 from vlrt_runtime.backends import BackendOptions, open_backend
+from vlrt_runtime.conversation import Chat
 from vlrt_runtime.embedding import EmbeddingTable
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import family_of
@@ -83,6 +85,7 @@ class Model(Prompts):
         cache: bool = True,
         parallel: int = 1,
     ) -> None:
+        super().__init__()
         started = time.perf_counter()
         if threads is not None and threads < 1:
             raise InputError(f"threads {threads}: expected at least 1")
@@ -130,10 +133,34 @@ class Model(Prompts):
     @takes_options
     def stream(self, prompt: Prompt, **options: Unpack[Keywords]) -> Stream:
         """As `generate`, piece by piece: nothing is computed before the first is asked for."""
-        asked = Options.of(**options)
-        prepare = partial(self.prepare, prompt, asked.images, asked.videos, raw=asked.raw)
-        making = Generation(self, prepare, asked)
-        return Stream(making.pieces(), making.cancel)
+        return self.start(prompt, Options.of(**options))
+
+    def start(
+        self,
+        prompt: Prompt,
+        options: Options,
+        on_answer: Callable[[Answer], None] | None = None,
+    ) -> Stream:
+        """As `stream`, with options that are made already; `on_answer` gets the whole answer."""
+        prepare = partial(self.prepare, prompt, options.images, options.videos, raw=options.raw)
+        making = Generation(self, prepare, options)
+        return Stream(making.pieces(), making.cancel, on_answer)
+
+    def chat(self, system: str | None = None, **defaults: Unpack[Keywords]) -> Chat:
+        """A conversation (see `vlrt_runtime.conversation`); `defaults` are options of its answers.
+
+        Raises:
+            InputError: the model has no chat template, or an option cannot be used.
+        """
+        return Chat(self, system, defaults)
+
+    def load_chat(self, path: str | os.PathLike[str], **defaults: Unpack[Keywords]) -> Chat:
+        """A conversation that `Chat.save` wrote, with this or another model.
+
+        Raises:
+            InputError: the file cannot be read, or is none.
+        """
+        return Chat.load(self, path, defaults)
 
     @takes_options
     async def agenerate(self, prompt: Prompt, **options: Unpack[Keywords]) -> Answer:

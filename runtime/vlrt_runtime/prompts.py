@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from vlrt_runtime.video import Video, VideoSource, as_video
 
 __all__ = ["Prompt", "Prompts", "chat_template"]
 
+MOST_DIGESTS = 1024
 Prompt = str | Sequence[Message]
 
 
@@ -35,6 +38,10 @@ class Prompts(Stages):
     features: FeatureStore
     encoder_digest: str
     _render: Callable[[Sequence[Message]], str] | None
+
+    def __init__(self) -> None:
+        self._digests: dict[bytes, Picture] = {}  # SHA-256 of a file -> its picture, without pixels
+        self._reading = threading.Lock()
 
     def prepare(
         self,
@@ -96,14 +103,38 @@ class Prompts(Stages):
             raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
         return self._render(messages)
 
+    @property
+    def chats(self) -> bool:
+        """The package has a chat template."""
+        return self._render is not None
+
     def _picture(self, source: ImageSource | Video | EncodedImage) -> Picture:
         if isinstance(source, Video):
             return self.family.video(source)
+        if isinstance(source, bytes):
+            return self._read(source)
         if not isinstance(source, EncodedImage):
             return self.family.picture(load_image(source))
         if source.encoder != self.encoder_digest:
             raise InputError("images: a picture encoded by another model; encode it with this one")
         return source.picture
+
+    def _read(self, data: bytes) -> Picture:
+        """The picture of a file's bytes, which are not decoded again while its features are kept.
+
+        Conversations give the same ones turn after turn.
+        """
+        key = hashlib.sha256(data).digest()
+        known = self._digests.get(key)
+        projected = None if known is None else self.features.get(known.digest)
+        if known is not None and projected is not None:
+            return replace(known, projected=projected)
+        picture = self.family.picture(load_image(data))
+        with self._reading:
+            while len(self._digests) >= MOST_DIGESTS:
+                del self._digests[next(iter(self._digests))]
+            self._digests[key] = replace(picture, inputs={}, known_digest=picture.digest)
+        return picture
 
 
 def chat_template(package: Package) -> Callable[[Sequence[Message]], str] | None:
