@@ -61,6 +61,7 @@ class Answer:
         cached_tokens: positions of the prompt whose keys and values were there from before.
         drafted_tokens: ids that speculation guessed and the decoder ran.
         accepted_tokens: those of them that became part of the answer.
+        constraint_ms: what a schema cost, milliseconds an id; None where there was none.
     """
 
     text: str
@@ -73,6 +74,7 @@ class Answer:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    constraint_ms: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `vlrt run --json` prints; entities and drafts where there are some."""
@@ -87,6 +89,8 @@ class Answer:
         if self.drafted_tokens:
             said["drafted_tokens"] = self.drafted_tokens
             said["accepted_tokens"] = self.accepted_tokens
+        if self.constraint_ms is not None:
+            said["constraint_ms"] = round(self.constraint_ms, 3)
         if self.entities:
             said["entities"] = [entity.as_dict() for entity in self.entities]
         return said

@@ -21,7 +21,8 @@ from vlrt_runtime.lookup import BARRIER, Lookahead
 from vlrt_runtime.options import Options, Progress, Stage
 from vlrt_runtime.reuse import pictures_from, position_keys
 from vlrt_runtime.sampling import Sampler
-from vlrt_runtime.stages import Watch, likeliest
+from vlrt_runtime.schema import Constraint, FastForward, compile_schema
+from vlrt_runtime.stages import Pick, Run, Watch, likeliest
 from vlrt_runtime.text import stream_until
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ class Generation:
         self._said: list[str] = []  # the text so far, where it may end before the ids do
         self._start = 0  # positions of the prompt that were kept
         self._ahead: Lookahead | None = None
+        # Looked at now: who asks is to know at once.
+        self._grammar = None if options.schema is None else compile_schema(options.schema)
+        self._constraint: Constraint | None = None
 
     def cancel(self) -> None:
         """Ends the answer; from any thread."""
@@ -95,6 +99,9 @@ class Generation:
         with suppress(_Cancelled):
             layout, self._pictures = self._prepare(watch=self._watch("preprocess"))
             self._prompt_ids = layout.token_ids.tolist()
+            if self._grammar is not None:
+                stop_ids = model.manifest.generation.stop_ids
+                self._constraint = Constraint(model.guide, self._grammar, stop_ids)
             keys = position_keys(layout, self._pictures)
             self._clock.lap("preprocess")
             # Llama 3.2's positions look at all pictures, those that come later too: where the
@@ -131,7 +138,13 @@ class Generation:
             cached_tokens=self._start,
             drafted_tokens=self._ahead.drafted if self._ahead else 0,
             accepted_tokens=self._ahead.accepted if self._ahead else 0,
+            constraint_ms=self._constraint_ms(),
         )
+
+    def _constraint_ms(self) -> float | None:
+        if self._constraint is None:
+            return None
+        return 1e3 * self._constraint.seconds / max(len(self._token_ids), 1)
 
     def _begun(
         self, layout: Layout, keys: Sequence[Hashable], scope: Hashable
@@ -183,12 +196,13 @@ class Generation:
         decoder.reserve(length + min(limit, AHEAD))
         # Whatever looks at logits wants them all; else ids are enough, and may be all that is
         # copied.
-        whole = not options.greedy or options.speculate or settings.repetition_penalty != 1.0
+        looks = not options.greedy or options.speculate or self._constraint is not None
+        whole = looks or settings.repetition_penalty != 1.0
         run = decoder.run if whole else decoder.next_ids
         scores = model.prefill(decoder, layout, embeds, run, self._watch("prefill"))[-1]
         self._clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
-        pick = likeliest if options.greedy or not options.sampling else Sampler(options.sampling)
+        pick = self._pick()
 
         def choose(scores: Any) -> int:
             seen.append(token := model.choose(scores, seen, pick))
@@ -196,23 +210,11 @@ class Generation:
             self._tell("decode", len(seen) - length, limit)
             return token
 
-        step = partial(model.step, decoder, layout, run=run)
-        if options.speculate:
-            nowhere = layout.slots | np.isin(layout.token_ids, settings.stop_ids)
-            self._ahead = Lookahead(
-                decoder,
-                np.where(nowhere, BARRIER, layout.token_ids).tolist(),
-                step=step,
-                run=partial(model.steps, decoder, layout),
-                end=length + limit - 1,  # the last id is chosen and not run
-                adjust=lambda logits: model.adjusted(logits, seen),
-            )
-            step = self._ahead.step
         try:
             return (
                 yield from greedy(
                     scores,
-                    step,
+                    self._step(decoder, layout, run, limit, seen),
                     stop_ids=settings.stop_ids,
                     max_new_tokens=limit,
                     choose=choose,
@@ -222,6 +224,36 @@ class Generation:
         finally:
             if self._ahead:
                 self._ahead.forget()  # what was guessed is no part of the answer
+            # Nor are ids that were run at once, where the answer was cut among them.
+            decoder.rewind(min(decoder.length, length + len(self._token_ids)))
+
+    def _pick(self) -> Pick:
+        """What takes the next id of logits."""
+        sampling, constraint = self.options.sampling, self._constraint
+        pick = likeliest if sampling is None or sampling.greedy else Sampler(sampling)
+        return pick if constraint is None else partial(constraint.pick, pick=pick)
+
+    def _step(
+        self, decoder: Decoder, layout: Layout, run: Run, limit: int, seen: list[int]
+    ) -> Callable[[int], Any]:
+        """What runs an id, or several at once where the next ones are known or guessed."""
+        model = self.model
+        step = partial(model.step, decoder, layout, run=run)
+        several = partial(model.steps, decoder, layout)
+        if self._constraint is not None:
+            return FastForward(self._constraint, step=step, run=several, limit=limit).step
+        if not self.options.speculate:
+            return step
+        nowhere = layout.slots | np.isin(layout.token_ids, model.manifest.generation.stop_ids)
+        self._ahead = Lookahead(
+            decoder,
+            np.where(nowhere, BARRIER, layout.token_ids).tolist(),
+            step=step,
+            run=several,
+            end=len(seen) + limit - 1,  # the last id is chosen and not run
+            adjust=lambda logits: model.adjusted(logits, seen),
+        )
+        return self._ahead.step
 
     def _tell(self, stage: Stage, done: int, total: int) -> None:
         if self.options.on_progress is not None:

@@ -122,8 +122,8 @@ class Options:
                 raise InputError(f"stop: expected texts that are not empty, got {text!r:.80}")
         if self.speculate and not self.greedy:
             raise InputError("speculate: it guesses greedy answers; leave sampling out, or it")
-        if self.schema is not None:
-            raise InputError("schema: not known to this version")
+        if self.speculate and self.schema is not None:
+            raise InputError("speculate: it knows no schema; leave one of the two out")
 
     @property
     def greedy(self) -> bool:

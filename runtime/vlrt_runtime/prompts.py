@@ -13,6 +13,7 @@ from vlrt_runtime.families import Family, Layout, Picture
 from vlrt_runtime.image import ImageSource, load_image
 from vlrt_runtime.package import Package
 from vlrt_runtime.reuse import EncodedImage, FeatureStore
+from vlrt_runtime.schema import Guide
 from vlrt_runtime.stages import Stages, Watch, unwatched
 from vlrt_runtime.text import TextCodec
 from vlrt_runtime.video import Video, VideoSource, as_video
@@ -27,12 +28,14 @@ class Prompts(Stages):
     """The half of `Model` that reads prompts.
 
     Attributes:
+        package: its files.
         family: its preprocessing, positions and text.
         codec: its tokenizer.
         features: of pictures that were encoded before.
         encoder_digest: of the graphs that make them.
     """
 
+    package: Package
     family: Family
     codec: TextCodec
     features: FeatureStore
@@ -41,6 +44,7 @@ class Prompts(Stages):
 
     def __init__(self) -> None:
         self._digests: dict[bytes, Picture] = {}  # SHA-256 of a file -> its picture, without pixels
+        self._guide: Guide | None = None
         self._reading = threading.Lock()
 
     def prepare(
@@ -102,6 +106,21 @@ class Prompts(Stages):
         if self._render is None:
             raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
         return self._render(messages)
+
+    @property
+    def guide(self) -> Guide:
+        """What schemas need to know of the tokenizer.
+
+        Raises:
+            InputError: it is of a kind that llguidance does not know.
+            MissingDependencyError: llguidance is not installed.
+        """
+        with self._reading:
+            if self._guide is None:
+                outputs = {spec.name: spec for spec in self.manifest.graphs["decoder"].outputs}
+                vocab_size = int(outputs["logits"].shape[-1])
+                self._guide = Guide(self.package.path("tokenizer.json"), vocab_size)
+            return self._guide
 
     @property
     def chats(self) -> bool:
