@@ -5,6 +5,7 @@ Makers are imported where they are used: without the export extra their librarie
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,11 @@ def pytest_configure() -> None:
     """Processes that tests start hear Ctrl-C: a shell in the background has theirs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: coremltools, which collects at each save, need not look."""
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

@@ -55,16 +55,24 @@ def assert_parity(
 
 
 def greedy_steps(
-    model: Model, messages: Sequence[dict[str, Any]], images: Sequence[Any], count: int
+    model: Model,
+    messages: Sequence[dict[str, Any]],
+    images: Sequence[Any],
+    count: int,
+    *,
+    fed: Sequence[int] = (),
 ) -> tuple[list[int], np.ndarray]:
-    """Token ids of `count` single steps, and the logits [count, vocab] each was chosen from."""
+    """Token ids of `count` single steps, and the logits [count, vocab] each was chosen from.
+
+    The decoder is given the ids of `fed`, where there are any, in place of those it chose.
+    """
     layout, pictures = model.prepare(messages, images)
     projected = [model.projector(model.encode(picture)) for picture in pictures]
     decoder = model.decoder(projected)
     logits = model.prefill(decoder, layout, model.splice(layout, projected))[-1]
     rows, ids = [logits.copy()], [int(logits.argmax())]
     while len(ids) < count:
-        logits = model.step(decoder, layout, ids[-1])
+        logits = model.step(decoder, layout, (fed or ids)[len(ids) - 1])
         rows.append(logits.copy())
         ids.append(int(logits.argmax()))
     return ids, np.stack(rows)

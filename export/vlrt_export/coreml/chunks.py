@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import onnx_ir as ir
 
@@ -22,37 +24,27 @@ class Chunk:
 
 
 def cut(graph: ir.Graph, logits: ir.Value, limit: int) -> list[Chunk]:
-    """Stretches of about equal weight, none above `limit` bytes where the graph allows it.
+    """As few stretches of at most `limit` bytes as there can be, of about equal weight.
 
-    A cut goes where one value alone passes from what comes before to what comes behind. What does
-    not depend on `inputs_embeds`, masks for example, is made anew in every stretch.
+    A cut goes where one value alone passes from what comes before to what comes behind; what has no
+    such place inside, a large language head for one, may be above the limit. What does not depend
+    on `inputs_embeds`, masks for example, is made anew in every stretch.
     """
     nodes, _ = needed(graph, [logits])
-    weights = [_bytes(node) for node in nodes]
-    total = sum(weights)
-    places = _places(graph, nodes)
-    wanted = max(1, -(-total // limit))
-    while True:
-        values = _spread(places, weights, wanted)
-        ends = [*values, None]
-        chunks = [
-            Chunk(start, stop, _cached(graph, start, stop or logits))
-            for start, stop in zip([None, *values], ends, strict=True)
-        ]
-        largest = max(_weight(graph, chunk, logits) for chunk in chunks)
-        if largest <= limit or wanted > len(places):
-            return chunks
-        wanted += 1
+    weights, places = [_bytes(node) for node in nodes], _places(graph, nodes)
+    count = len(_filled(places, weights, limit))
+    # The least limit that needs as many cuts makes them about equal.
+    least = bisect_left(range(limit), -count, key=lambda n: -len(_filled(places, weights, n)))
+    values = _filled(places, weights, least)
+    return [
+        Chunk(start, stop, _cached(graph, start, stop or logits))
+        for start, stop in pairwise([None, *values, None])
+    ]
 
 
 def _cached(graph: ir.Graph, start: ir.Value | None, stop: ir.Value) -> tuple[ir.Node, ...]:
     nodes, _ = needed(graph, [stop], start)
     return tuple(node for node in nodes if node.op_type == CACHED)
-
-
-def _weight(graph: ir.Graph, chunk: Chunk, logits: ir.Value) -> int:
-    nodes, _ = needed(graph, [chunk.stop or logits], chunk.start)
-    return sum(_bytes(node) for node in nodes)
 
 
 def _bytes(node: ir.Node) -> int:
@@ -84,16 +76,15 @@ def _places(graph: ir.Graph, nodes: Sequence[ir.Node]) -> list[tuple[int, ir.Val
     return places
 
 
-def _spread(
-    places: Sequence[tuple[int, ir.Value]], weights: Sequence[int], count: int
+def _filled(
+    places: Sequence[tuple[int, ir.Value]], weights: Sequence[int], limit: int
 ) -> list[ir.Value]:
-    """The `count` - 1 places that come nearest to equal shares."""
-    total, sums = sum(weights), [0]
-    for weight in weights:
-        sums.append(sums[-1] + weight)
-    found: dict[int, ir.Value] = {}
-    for i in range(1, count):
-        if places:
-            at, value = min(places, key=lambda place: abs(sums[place[0] + 1] - total * i / count))
-            found[at] = value
-    return [found[at] for at in sorted(found)]
+    """Places to cut at, each as far behind the one before as the limit allows."""
+    sums = [0, *accumulate(weights)]
+    ends = [*(sums[at + 1] for at, _ in places[1:]), sums[-1]]
+    start, found = 0, list[ir.Value]()
+    for (at, value), end in zip(places, ends, strict=False):
+        if end - start > limit and sums[at + 1] > start:
+            start = sums[at + 1]
+            found.append(value)
+    return found

@@ -1,6 +1,6 @@
 """A tiny llama-3-vision-alpha: names and ids of the published parts around layers of a megabyte.
 
-Pictures are of the real size, 384 pixels and 729 rows of features.
+Pictures are of the real size, 384 pixels and 729 rows of features, unless another is asked for.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ def make_alpha(
     dtype: Dtype = "float32",
     vocabulary: Vocabulary = "published",
     shards: int = 2,
+    image_size: int = 384,
 ) -> Path:
     """Write the checkpoint of one folder, which is made, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = Tokens(vocabulary)
-    text, vision = _text_config(tokens, dtype), _vision_config()
+    text, vision = _text_config(tokens, dtype), _vision_config(image_size)
     config = {
         "architectures": ["Llamavision"],
         "auto_map": {
@@ -64,7 +65,7 @@ def make_alpha(
     publish(folder, tensors, shards=shards)
     write_json(folder / "config.json", config)
     _write_text_files(folder, tokens)
-    write_json(folder / "preprocessor_config.json", _preprocessor_config())
+    write_json(folder / "preprocessor_config.json", _preprocessor_config(image_size))
     return folder
 
 
@@ -132,11 +133,11 @@ def _text_config(tokens: Tokens, dtype: Dtype) -> dict[str, Any]:
     }
 
 
-def _vision_config() -> dict[str, Any]:
+def _vision_config(image_size: int = 384) -> dict[str, Any]:
     """As sparse as SigLIP's on the hub."""
     return {
         "hidden_size": 48,
-        "image_size": 384,
+        "image_size": image_size,
         "intermediate_size": 80,
         "model_type": "siglip_vision_model",
         "num_attention_heads": 3,
@@ -145,7 +146,7 @@ def _vision_config() -> dict[str, Any]:
     }
 
 
-def _preprocessor_config() -> dict[str, Any]:
+def _preprocessor_config(side: int = 384) -> dict[str, Any]:
     return {
         "do_normalize": True,
         "do_rescale": True,
@@ -156,7 +157,7 @@ def _preprocessor_config() -> dict[str, Any]:
         "processor_class": "SiglipProcessor",
         "resample": 3,
         "rescale_factor": 0.00392156862745098,
-        "size": {"height": 384, "width": 384},
+        "size": {"height": side, "width": side},
     }
 
 

@@ -1,6 +1,6 @@
 """A tiny LLaVA-1.5: the 7B checkpoint's files, names and ids around layers of a megabyte.
 
-Pictures are of the real size, 336 pixels and 576 rows of features.
+Pictures are of the real size, 336 pixels and 576 rows of features, unless another is asked for.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def make_llava(
     layout: Layout = "published",
     shards: int = 2,
     template: bool = True,
+    image_size: int = 336,
 ) -> Path:
     """Write a complete checkpoint into `folder`, which is made, and return it.
 
@@ -56,9 +57,10 @@ def make_llava(
         layout: Which program's way of naming things to follow.
         shards: How many files of weights; a single one has no index.
         template: Whether a chat template comes with it; early revisions had none.
+        image_size: Side of the pictures, in pixels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = _published_config(dtype)
+    config = _published_config(dtype, image_size)
     tensors = random_tensors(_parameters(config), seed=seed, dtype=dtype)
     publish(folder, {_spelled(name, layout): t for name, t in tensors.items()}, shards=shards)
     newer = layout in ("transformers5", "state_dict")
@@ -72,9 +74,9 @@ def make_llava(
         "vision_feature_select_strategy": "default",
     }
     if newer:  # one file for the whole processor
-        processor["image_processor"] = _preprocessor_config()
+        processor["image_processor"] = _preprocessor_config(image_size)
     else:
-        write_json(folder / "preprocessor_config.json", _preprocessor_config())
+        write_json(folder / "preprocessor_config.json", _preprocessor_config(image_size))
     write_json(folder / "processor_config.json", processor)
     if template and newer:
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
@@ -98,7 +100,7 @@ def _spelled(published: str, layout: Layout) -> str:
     return _PREFIXES[prefix][layout == "state_dict"] + published.removeprefix(prefix)
 
 
-def _published_config(dtype: Dtype) -> dict[str, Any]:
+def _published_config(dtype: Dtype, image_size: int) -> dict[str, Any]:
     """config.json as sparse as on the hub, but for the sizes: the published ones are defaults."""
     return {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -125,7 +127,7 @@ def _published_config(dtype: Dtype) -> dict[str, Any]:
         "transformers_version": "4.36.0.dev0",
         "vision_config": {
             "hidden_size": 48,
-            "image_size": 336,
+            "image_size": image_size,
             "intermediate_size": 80,
             "model_type": "clip_vision_model",
             "num_attention_heads": 3,
@@ -145,7 +147,8 @@ def _transformers5_config(config: dict[str, Any]) -> dict[str, Any]:
     gone = ("torch_dtype", "vocab_size", "ignore_index", "_name_or_path")
     outer = {key: value for key, value in config.items() if key not in gone}
     dtype = config["torch_dtype"]
-    outer |= {"dtype": dtype, "image_seq_length": 576, "multimodal_projector_bias": True}
+    rows = (config["vision_config"]["image_size"] // 14) ** 2
+    outer |= {"dtype": dtype, "image_seq_length": rows, "multimodal_projector_bias": True}
     text = {key: value for key, value in config["text_config"].items() if key not in gone[:1]}
     outer["text_config"] = text | {
         "attention_bias": False,
@@ -179,9 +182,9 @@ def _generation_config() -> dict[str, Any]:
     }
 
 
-def _preprocessor_config() -> dict[str, Any]:
+def _preprocessor_config(side: int) -> dict[str, Any]:
     return {
-        "crop_size": {"height": 336, "width": 336},
+        "crop_size": {"height": side, "width": side},
         "do_center_crop": True,
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -191,7 +194,7 @@ def _preprocessor_config() -> dict[str, Any]:
         "processor_class": "LlavaProcessor",
         "resample": 3,
         "rescale_factor": 0.00392156862745098,
-        "size": {"shortest_edge": 336},
+        "size": {"shortest_edge": side},
         **CLIP_NORMALIZATION,
     }
 
