@@ -7,11 +7,13 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from support.pictures import picture
 from vlrt.cli import main
 from vlrt_export.exporter import export
 from vlrt_export.target import COREML, target_for
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.manifest import read_manifest
+from vlrt_runtime.model import Model
 from vlrt_runtime.package import Package
 
 pytest.importorskip("coremltools", reason="needs vlrt[coreml]")
@@ -66,33 +68,17 @@ def test_the_manifest_says_how_programs_are_called(package: Path):
     assert main(["inspect", str(package), "--check"]) == 0
 
 
-def test_a_decoder_in_chunks_has_one_state_each(
-    small_qwen2_vl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from dataclasses import replace
-
-    from vlrt_runtime.model import Model
-
-    small = replace(PROFILES["ane"], program_bytes=120_000)
-    monkeypatch.setitem(PROFILES, "ane", small)
-    common = {"target": "coreml", "profile": "ane", "image_sizes": SIZES, "context": 96}
-    with pytest.warns(UserWarning, match="state-axes"):
-        chunked = export(small_qwen2_vl, tmp_path / "chunked", precision="fp16", **common)
-    spec = read_manifest(chunked).coreml
-    assert spec is not None
-    assert len(spec.decoder) > 1
-    for file in spec.decoder:
-        for function in MilProgram.open(chunked / file).functions.values():
-            assert len(function.states) <= 1
-    monkeypatch.undo()
-    with pytest.warns(UserWarning, match="state-axes"):
-        whole = export(small_qwen2_vl, tmp_path / "whole", precision="fp16", **common)
-    answers = [
-        Model(folder, device="mil-interpreter").generate("What is it?", max_new_tokens=6)
-        for folder in (chunked, whole)
-    ]
-    assert answers[0].token_ids == answers[1].token_ids
-    assert answers[0].token_ids
+def test_llama_3_2_takes_one_picture_or_none(small_mllama: Path, tmp_path: Path):
+    common = {"precision": "fp32"}
+    onnx = export(small_mllama, tmp_path / "onnx", **common)
+    package = export(small_mllama, tmp_path / "coreml", target="coreml", context=96, **common)
+    model = Model(package, device="mil-interpreter")
+    answers = [each.generate("What?", max_new_tokens=4).token_ids for each in (model, Model(onnx))]
+    assert answers[0] == answers[1]
+    assert answers[0]
+    said = "2 pictures, and this package was exported for 1 a prompt; ask of one at a time"
+    with pytest.raises(InputError, match=said):
+        model.prepare("What?", [picture(56, 56), picture(56, 56)])
 
 
 def graph_of(op_type: str, **attributes: int) -> ir.Graph:

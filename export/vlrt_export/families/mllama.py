@@ -120,6 +120,7 @@ def fixed(config: Config, runtime: Runtime, sizes: Sequence[tuple[int, int]]) ->
         one_size(config, runtime, sizes),
         decoder={"tiles": config.vision.max_num_tiles},
         padding={"cross_attention_mask": HIDDEN},
+        image={"max_pictures": 1},
     )
 
 

@@ -75,7 +75,17 @@ class Mllama(Family):
         return Picture(inputs, 1, (1, *shape), image.size)
 
     def token_ids(self, text: str, pictures: int, codec: TextCodec) -> list[int]:
-        """Ids with one BOS: the text's own, or else one in front, behind pictures that lead."""
+        """Ids with one BOS: the text's own, or else one in front, behind pictures that lead.
+
+        Raises:
+            InputError: there are more pictures than the package has room for.
+        """
+        most = self.image.max_pictures
+        if most is not None and pictures > most:
+            raise InputError(
+                f"images: {pictures} pictures, and this package was exported for {most} a prompt; "
+                "ask of one at a time, or export with --target onnx"
+            )
         ids = codec.encode(text, bare=True)
         if self.bos_token in ids:
             return ids

@@ -30,6 +30,7 @@ class ImageParams(msgspec.Struct, frozen=True):
         std: of each channel.
         rescale_factor: of bytes.
         resample: Pillow's number of the filter.
+        max_pictures: of a prompt, where the package's sizes are fixed.
     """
 
     tile_size: int
@@ -39,6 +40,7 @@ class ImageParams(msgspec.Struct, frozen=True):
     std: tuple[float, float, float]
     rescale_factor: float
     resample: int
+    max_pictures: int | None = None
 
 
 def canvas(height: int, width: int, params: ImageParams) -> tuple[int, int]:
