@@ -7,16 +7,14 @@ end of a selector into a second result.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlrt_runtime.coreml.compiled import compiled, interfaces
-from vlrt_runtime.errors import PackageError
+from vlrt_runtime.coreml.compiled import compiled
+from vlrt_runtime.coreml.program import CoreMLProgram
 from vlrt_runtime.mil.types import NUMPY, Array
 
 __all__ = ["ObjCProgram"]
@@ -27,63 +25,34 @@ TYPES = {"fp16": 0x10000 | 16, "fp32": 0x10000 | 32, "int32": 0x20000 | 32, "int
 DTYPES = {number: NUMPY[name] for name, number in TYPES.items()}
 
 
-class ObjCProgram:
-    """See `vlrt_runtime.backends.coreml.Program`.
-
-    Args:
-        path: the `.mlpackage`.
-        units: that may compute.
-
-    Raises:
-        PackageError: it is damaged, or Core ML does not accept it.
-    """
+class ObjCProgram(CoreMLProgram):
+    """See `CoreMLProgram`."""
 
     def __init__(self, path: Path, units: str) -> None:
-        self.functions = interfaces(path)
-        self._path, self._units = path, units
+        super().__init__(path, units)
         self._coreml: Any = import_module("CoreML")
         self._foundation: Any = import_module("Foundation")
-        self._models: dict[str, Any] = {}
-        self._lock = threading.Lock()
 
-    def make_state(self, function: str | None = None) -> Any:
-        """An `MLState`, zeros; None for a program without states."""
-        name = function or next(iter(self.functions))
-        return self._model(name).newState() if self.functions[name].states else None
+    def _new_state(self, model: Any) -> Any:
+        return model.newState()
 
-    def copy_state(self, state: Any) -> Any:
-        """Another `MLState` of the same content, by way of our memory."""
-        name = next((name for name, f in self.functions.items() if f.states), None)
-        if name is None:
-            return None
-        copy = self.make_state(name)
-        for spec in self.functions[name].states:
-            found: list[Array] = []
+    def _copy(self, name: str, state: Any, copy: Any) -> None:
+        found: list[Array] = []
 
-            def read(array: Any, found: list[Array] = found) -> None:
-                found.append(_to_numpy(array))
+        def read(array: Any) -> None:
+            found.append(_to_numpy(array))
 
-            def write(array: Any, found: list[Array] = found) -> None:
-                _fill(array, found[0])
+        def write(array: Any) -> None:
+            _fill(array, found[0])
 
-            state.getMultiArrayForStateNamed_handler_(spec.name, read)
-            copy.getMultiArrayForStateNamed_handler_(spec.name, write)
-        return copy
+        state.getMultiArrayForStateNamed_handler_(name, read)
+        copy.getMultiArrayForStateNamed_handler_(name, write)
 
-    def predict(
-        self, inputs: Mapping[str, Array], *, function: str | None = None, state: Any = None
-    ) -> dict[str, Array]:
-        """Runs a function on arrays of its declared shapes."""
-        name = function or next(iter(self.functions))
-        model, declared = self._model(name), self.functions[name]
-        # Core ML reads from these arrays: they must outlive the call.
-        held = {
-            spec.name: np.ascontiguousarray(inputs[spec.name], NUMPY[spec.dtype])
-            for spec in declared.inputs
-        }
+    def _run(self, model: Any, name: str, given: dict[str, Array], state: Any) -> dict[str, Array]:
+        declared = self.functions[name]
         values = {
             spec.name: self._coreml.MLFeatureValue.featureValueWithMultiArray_(
-                self._multi_array(held[spec.name], spec.dtype)
+                self._multi_array(given[spec.name], spec.dtype)
             )
             for spec in declared.inputs
         }
@@ -101,23 +70,16 @@ class ObjCProgram:
             for spec in declared.outputs
         }
 
-    def _model(self, function: str) -> Any:
-        with self._lock:
-            model = self._models.get(function)
-            if model is None:
-                model = self._models[function] = self._load(function)
-            return model
-
-    def _load(self, function: str) -> Any:
+    def _load(self, function: str | None) -> Any:
         url = self._url(compiled(self._path, self._compile))
         configuration = self._coreml.MLModelConfiguration.alloc().init()
         configuration.setComputeUnits_(UNITS[self._units])
-        if len(self.functions) > 1:  # a program of one function may have none by name
+        if function is not None:
             configuration.setFunctionName_(function)
         model, error = self._coreml.MLModel.modelWithContentsOfURL_configuration_error_(
             url, configuration, None
         )
-        self._check(model, error, f"does not load {function!r}")
+        self._check(model, error, f"does not load {function or 'it'!r}")
         return model
 
     def _compile(self, path: Path) -> Path:
@@ -141,10 +103,7 @@ class ObjCProgram:
     def _check(self, result: Any, error: Any, what: str) -> None:
         if result is None:
             reason = "it gives no reason" if error is None else error.localizedDescription()
-            raise PackageError(
-                f"{self._path}: Core ML {what}: {reason}; try --compute-units cpu, and "
-                "--device mil-interpreter to tell the package from the device"
-            )
+            raise self._refused(what, reason)
 
 
 def _to_numpy(array: Any) -> Array:
