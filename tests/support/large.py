@@ -1,15 +1,59 @@
-"""A checkpoint whose weights are many megabytes, and take no time to write."""
+"""What it takes to export a checkpoint whose weights are many megabytes."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from support.tiny.qwen2_vl import make_qwen2_vl
 from vlrt_export.checkpoint import SINGLE, Checkpoint
 
-__all__ = ["large_checkpoint"]
+__all__ = ["measured_export"]
+
+MEASURED = """
+import json, sys, threading
+{before}
+from vlrt_export.exporter import export
+start = memory()
+peak, done = [start], threading.Event()
+def watch():
+    while not done.wait(0.02):
+        peak[0] = max(peak[0], memory())
+watcher = threading.Thread(target=watch)
+watcher.start()
+export(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+done.set()
+watcher.join()
+heavy = [name for name in ("torch", "transformers", "safetensors") if sys.modules.get(name)]
+print(json.dumps({{"peak": peak[0], "grown": peak[0] - start, "heavy": heavy}}))
+"""
+
+
+def measured_export(folder: Path, before: str, **options: Any) -> dict[str, Any]:
+    """Exports a large checkpoint in a process of its own, and removes both.
+
+    Args:
+        folder: to work in; it is removed.
+        before: runs first; it defines what is measured, `memory()`, in bytes.
+        **options: of `export`.
+
+    Returns:
+        `size` of the checkpoint, `peak` of the memory and how much it has `grown`, and which
+        `heavy` libraries were imported.
+    """
+    size = large_checkpoint(folder / "it")
+    paths = [str(folder / "it"), str(folder / "out")]
+    command = [sys.executable, "-c", MEASURED.format(before=before), *paths, json.dumps(options)]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    finally:
+        shutil.rmtree(folder)
+    return {"size": size, **json.loads(done.stdout)}
 
 
 def large_checkpoint(folder: Path) -> int:

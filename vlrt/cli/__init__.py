@@ -112,8 +112,8 @@ def _add_export(commands: Commands) -> None:
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of all matrices; int4 keeps vision and projector at int8 (default: int4; int8 for "
-        "--profile ane)",
+        help="of all matrices; int4 is for the decoder and leaves vision and projector at int8, at "
+        "fp16 for CUDA and Core ML (default: int4; int8 for --profile ane)",
     )
     for part in ("vision", "projector", "decoder"):
         command.add_argument(f"--{part}", choices=PRECISIONS, help=f"precision of the {part}")
@@ -164,7 +164,7 @@ def _add_export(commands: Commands) -> None:
     command.add_argument(
         "--device",
         choices=("cpu", "cuda"),
-        help="to export ONNX for; cuda's int4 keeps vision and projector at fp16 (default: cpu)",
+        help="to export ONNX for (default: cpu)",
     )
     command.add_argument(
         "--profile",

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.layers.base import cast, contrib, stored
+from vlrt_export.layers.integers import Integers
 from vlrt_export.quantize import SMALLEST_SCALE
-from vlrt_export.quantizers import QUANTIZERS
 from vlrt_export.weights import Weights
 
 __all__ = ["Codes4", "Codes8", "Rows8"]
@@ -23,19 +23,11 @@ __all__ = ["Codes4", "Codes8", "Rows8"]
 UINT8, INT8 = ir.DataType.UINT8, ir.DataType.INT8
 
 
-class Codes:
+class Codes(Integers):
     """A scale and a zero point per block of a row; k is filled up to whole blocks."""
 
-    bits: int
-
     def __init__(self, weights: Weights, n: int, k: int) -> None:
-        precision, self.factors = weights.precision, weights.factors
-        self.n, self.compute = n, weights.dtype
-        self.block = precision.block_size
-        self.blocks = -(-k // self.block)
-        self.extra = self.blocks * self.block - k
-        self.quantizer = QUANTIZERS[precision.quantizer]
-        self.elements = self.quantizer.elements
+        super().__init__(weights, n, k)
         self.weight = nn.Parameter([n, self.blocks * self.block], UINT8)
         self.scales = nn.Parameter([n, self.blocks], self.compute)
         self.zeros = nn.Parameter([n, self.blocks], UINT8)
@@ -43,14 +35,9 @@ class Codes:
 
     def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         """Quantised rows."""
-        seen: dict[str, Any] = {}
-        if self.quantizer.calibrated:
-            assert self.factors is not None, "calibrated quantisers come with factors"
-            seen["factor"] = self.factors(self.weight.name or "")
-        made = self.quantizer.make(rows, bits=self.bits, block=self.block, **seen)
+        made = self.quantized(rows)
         codes, zeros = self.unpacked(made.codes), self.unpacked(made.zeros)
-        scales = stored(made.scales, self.compute)
-        return codes.reshape(len(rows), -1), scales, zeros[:, : self.blocks]
+        return codes.reshape(len(rows), -1), made.scales, zeros[:, : self.blocks]
 
     def unpacked(self, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A code a byte."""
@@ -66,8 +53,8 @@ class Codes:
             codes, zeros = (op.Cast(each, to=ir.DataType.UINT4) for each in (codes, zeros))
         weight = op.DequantizeLinear(codes, self.scales, zeros, axis=1, block_size=self.block)
         shape = x.shape
-        if self.extra:
-            x = op.Pad(x, [0] * (2 * len(shape) - 1) + [self.extra])
+        if extra := self.blocks * self.block - self.k:
+            x = op.Pad(x, [0] * (2 * len(shape) - 1) + [extra])
         return product(op, cast(op, x, self.compute), weight, bias, [*shape[:-1], self.n])
 
 

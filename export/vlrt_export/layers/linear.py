@@ -12,7 +12,7 @@ from onnxscript import nn
 
 from vlrt_export.layers.base import FLOAT, Layer, cast, contrib, stored
 from vlrt_export.layers.codes import Codes4, Codes8, Rows8
-from vlrt_export.quantizers import QUANTIZERS
+from vlrt_export.layers.integers import Integers
 from vlrt_export.weights import Weights
 
 __all__ = ["Linear", "language_head"]
@@ -109,32 +109,21 @@ class Half(Plain):
     dtype = ir.DataType.FLOAT16
 
 
-class Blockwise:
+class Blockwise(Integers):
     """4 or 8 bits with a scale and a zero point per block, multiplied as they are stored."""
 
-    bits: int
-
     def __init__(self, weights: Weights, n: int, k: int) -> None:
-        precision, self.factors = weights.precision, weights.factors
-        self.k, self.n, self.block = k, n, precision.block_size
-        self.compute, self.fused_bias = weights.dtype, weights.target.fused_bias
-        self.level = precision.accuracy_level
-        self.quantizer = QUANTIZERS[precision.quantizer]
-        self.elements = self.quantizer.elements
-        blocks, uint8 = -(-k // self.block), ir.DataType.UINT8
-        self.weight = nn.Parameter([n, blocks, self.block * self.bits // 8], uint8)
-        self.scales = nn.Parameter([n, blocks], self.compute)
-        self.zeros = nn.Parameter([n, -(-blocks * self.bits // 8)], uint8)
+        super().__init__(weights, n, k)
+        self.fused_bias, self.level = weights.target.fused_bias, weights.precision.accuracy_level
+        uint8 = ir.DataType.UINT8
+        self.weight = nn.Parameter([n, self.blocks, self.block * self.bits // 8], uint8)
+        self.scales = nn.Parameter([n, self.blocks], self.compute)
+        self.zeros = nn.Parameter([n, -(-self.blocks * self.bits // 8)], uint8)
         self.parameters = {"weight": self.weight, "scales": self.scales, "zeros": self.zeros}
 
     def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         """Quantised rows."""
-        seen: dict[str, Any] = {}
-        if self.quantizer.calibrated:
-            assert self.factors is not None, "calibrated quantisers come with factors"
-            seen["factor"] = self.factors(self.weight.name or "")
-        made = self.quantizer.make(rows, bits=self.bits, block=self.block, **seen)
-        return made.codes, stored(made.scales, self.compute), made.zeros
+        return self.quantized(rows)
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
         """X Wᵀ + b."""

@@ -22,14 +22,9 @@ MAX_RANK = 5  # of any value in Core ML
 @TABLE.rule("Reshape")
 def reshape(scope: Scope, node: ir.Node, x: Value, shape: Const) -> Item:
     """Another shape, whose 0 and -1 follow from the old one."""
-    wanted = [old if new == 0 else new for old, new in zip_longest(x.shape, sizes(shape))]
+    wanted = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes(shape))]
     known = prod(size for size in wanted if size != -1)
     return scope.reshaped(x, [prod(x.shape) // known if n == -1 else n for n in wanted])
-
-
-def zip_longest(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs for every new size."""
-    return [(old[i] if i < len(old) else 0, size) for i, size in enumerate(new)]
 
 
 @TABLE.rule("Flatten", attributes="axis")
