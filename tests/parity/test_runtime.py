@@ -113,6 +113,6 @@ def test_the_checkpoints_penalty_is_honoured(tmp_path: Path, penalty: float):
     model = Model(export(folder, tmp_path / "package", precision="fp32"), threads=1)
     answer = model.generate("hi", images=[image], max_new_tokens=24)
     assert answer.token_ids == expected.token_ids
-    model.choose = lambda logits, seen: int(np.argmax(logits))
+    model.choose = lambda logits, *_: int(np.argmax(logits))
     without = model.generate("hi", images=[image], max_new_tokens=24)
     assert without.token_ids != answer.token_ids, "the penalty made no difference: nothing is shown"
