@@ -4,8 +4,10 @@
 
 Block-wise int8 (MatMulNBits, accuracy level 4: activations rounded in blocks) against per-token
 int8 (DynamicQuantizeMatMul on rows first divided by their own absolute maximum, and multiplied
-back), at the sizes of Qwen2-VL's vision encoder: error of the outputs against float32, and
-milliseconds, taken in turn, medians. Prints a table, and one JSON line last.
+back), and against the same on rows that were turned before (what vlrt exports: see
+`vlrt_export.layers.turned`), at the sizes of Qwen2-VL's vision encoder: error of the outputs
+against float32, and milliseconds, taken in turn, medians; they hold what a graph of one matrix
+spends on its output, which an encoder does not. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from vlrt_export.quantize import quantize
+from vlrt_export.layers.turned import LARGEST_CODE, hadamard, turning_block
+from vlrt_export.quantize import quantize, whole_rows
 from vlrt_runtime.session import default_threads
 
 TOKENS, BLOCK, ROUNDS = 864, 128, 7
@@ -56,21 +59,35 @@ def blockwise(w: np.ndarray) -> Run:
     return graph([node], {"b": codes, "s": scales, "z": zeros}, *w.shape[::-1])
 
 
-def per_token(w: np.ndarray) -> Run:
-    scales = np.abs(w).max(1) / np.float32(127)
-    codes = np.ascontiguousarray(np.rint(w / scales[:, None]).astype(np.int8).T)
-    nodes = [
-        helper.make_node("Abs", ["x"], ["size"]),
+def per_token(w: np.ndarray, *, turned: bool = False) -> Run:
+    n, k = w.shape
+    weights = {"last": np.array([-1]), "tiny": np.float32(1e-20)}
+    nodes = []
+    if turned:
+        weights["turn"] = hadamard(turning_block(k))
+        weights["apart"], weights["whole"] = (
+            np.array([1, -1, *s]) for s in ([k // len(weights["turn"]), len(weights["turn"])], [k])
+        )
+        w = (w.reshape(-1, len(weights["turn"])) @ weights["turn"]).reshape(n, k)
+        nodes = [
+            helper.make_node("Reshape", ["x", "apart"], ["blocks"]),
+            helper.make_node("MatMul", ["blocks", "turn"], ["turned"]),
+            helper.make_node("Reshape", ["turned", "whole"], ["rows"]),
+        ]
+    codes, weights["s"] = whole_rows(w, LARGEST_CODE if turned else 127)
+    weights["b"] = np.ascontiguousarray(codes.T)
+    rows = "rows" if turned else "x"
+    nodes += [
+        helper.make_node("Abs", [rows], ["size"]),
         helper.make_node("ReduceMax", ["size", "last"], ["largest"], keepdims=1),
         helper.make_node("Max", ["largest", "tiny"], ["norm"]),
-        helper.make_node("Div", ["x", "norm"], ["unit"]),
+        helper.make_node("Div", [rows, "norm"], ["unit"]),
         helper.make_node(
             "DynamicQuantizeMatMul", ["unit", "b", "s"], ["product"], domain="com.microsoft"
         ),
         helper.make_node("Mul", ["product", "norm"], ["y"]),
     ]
-    weights = {"b": codes, "s": scales, "last": np.array([-1]), "tiny": np.float32(1e-20)}
-    return graph(nodes, {k: np.asarray(v) for k, v in weights.items()}, *w.shape[::-1])
+    return graph(nodes, {name: np.asarray(v) for name, v in weights.items()}, k, n)
 
 
 def plain(w: np.ndarray) -> Run:
@@ -93,7 +110,12 @@ def main() -> None:
     print(f"{'matrix':8}{'activations':18}{'form':12}{'error':>9}{'ms':>9}")
     for name, (k, n) in SHAPES.items():
         w = rng.standard_normal((n, k), np.float32) * np.float32(0.02)
-        forms = {"float32": plain(w), "block-wise": blockwise(w), "per token": per_token(w)}
+        forms = {
+            "float32": plain(w),
+            "block-wise": blockwise(w),
+            "per token": per_token(w),
+            "turned": per_token(w, turned=True),
+        }
         for kind, x in activations(k, rng).items():
             times: dict[str, list[float]] = {form: [] for form in forms}
             for _ in range(ROUNDS):

@@ -23,7 +23,7 @@ from vlrt_runtime.errors import CheckpointError
 
 __all__ = ["Piece", "Prompts", "collect", "pieces"]
 
-MATRICES = ("MatMulNBits", "FusedMatMul", "DynamicQuantizeMatMul")  # weight behind the input
+MATRICES = ("MatMulNBits", "FusedMatMul")  # weight behind the input
 ROWS = 512  # inputs that are taken of a prompt: patches of a picture are much alike
 PIECE_BYTES = 32 << 20  # of weights and Gram matrices, but for the last matrix of a piece
 

@@ -13,7 +13,7 @@ from onnx_ir import DataType, ExternalTensor, Shape
 
 from vlrt_export.checkpoint import DTYPES, Tensor
 from vlrt_export.layers.linear import BLOCK_ELEMENTS
-from vlrt_export.quantize import SMALLEST_SCALE
+from vlrt_export.quantize import whole_rows
 from vlrt_export.weights import Table
 from vlrt_export.writer import ALIGNMENT, Unit
 
@@ -32,18 +32,12 @@ def _half(rows: Rows) -> tuple[NDArray[Any], ...]:
     return (rows.astype(np.float16),)
 
 
-def _int8(rows: Rows) -> tuple[NDArray[Any], ...]:
-    scales = np.abs(rows).max(1) / np.float32(127)
-    scales[scales < SMALLEST_SCALE] = 1
-    return np.rint(rows / scales[:, None]).astype(np.int8), scales
-
-
 # precision -> (dtype of safetensors, bytes per value, how rows are made)
 WEIGHT_FORMATS: dict[str, tuple[str, int, Callable[[Rows], tuple[NDArray[Any], ...]]]] = {
     "fp32": ("F32", 4, lambda rows: (rows,)),
     "fp16": ("F16", 2, _half),
     "bf16": ("BF16", 2, _bfloat16),
-    "int8": ("I8", 1, _int8),
+    "int8": ("I8", 1, whole_rows),
 }
 AS_STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 AS_ONNX = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16", "int8": "INT8"}

@@ -16,7 +16,7 @@ from vlrt_export.job import Job, Progress
 from vlrt_export.parts import open_checkpoint
 from vlrt_export.plan import CALIBRATED, EMBEDDINGS, check_calibration, precision_plan
 from vlrt_export.quantizers import DEFAULT, QUANTIZERS
-from vlrt_export.target import target_for
+from vlrt_export.target import CPU, target_for
 from vlrt_export.weights import Factors
 from vlrt_runtime.errors import InputError
 
@@ -116,8 +116,10 @@ def export(
         factors: dict[str, Factors] = {}
         scratch = folder / "calibration"
         if calibrate is not None:
-            # Of 8 bits: a quarter of the disk, and hardly another activation.
-            rough = precision_plan(family.graphs, precision="int8")
+            # Of 8 bits: a quarter of the disk, and hardly another activation. In blocks: what is
+            # multiplied is seen as it is, and not turned.
+            in_blocks = replace(CPU, turned=False)
+            rough = precision_plan(family.graphs, precision="int8", target=in_blocks)
             scratch.mkdir()
             job = Job(checkpoint, family, rough, embedding, scratch, {})
             found = replace(found, digests=job.package(place.name, found, report).source.files)

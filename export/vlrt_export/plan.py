@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from vlrt_export.quantizers import DEFAULT, QUANTIZERS
 from vlrt_export.target import CPU, Target
@@ -55,10 +56,15 @@ def precision_plan(
             raise InputError(f"precision {kind}: {target.unstored[kind]}; choose another")
     # At 8 bits rounding costs nothing that pictures could win back.
     other = DEFAULT if QUANTIZERS[quantizer].calibrated else quantizer
-    return {
+    plan = {
         name: Precision(kind, block_size, level, quantizer if kind == "int4" else other)
         for name, kind in kinds.items()
     }
+    if target.turned and level == 4:
+        for name, part in plan.items():
+            if part.kind == "int8" and name != "decoder":  # which takes one row at a time
+                plan[name] = replace(part, block_size=0, quantizer="rtn")
+    return plan
 
 
 def check_calibration(quantizer: str, plan: Iterable[Precision], *, calibrated: bool) -> None:

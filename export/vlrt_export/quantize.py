@@ -30,6 +30,7 @@ __all__ = [
     "plain_range",
     "quantize",
     "round_plainly",
+    "whole_rows",
 ]
 
 # Shares of a block's range that are tried. Five are enough: they take about 10 % off the error of
@@ -161,3 +162,10 @@ def dequantize(quantized: Blocks, *, bits: int, k: int) -> Floats:
         zeros = np.stack([zeros & 15, zeros >> 4], -1).reshape(rows, -1)[:, :blocks]
     values = (codes.astype(np.float32) - zeros[..., None]) * scales[..., None]
     return values.reshape(rows, -1)[:, :k]
+
+
+def whole_rows(rows: Floats, largest: int = 127) -> tuple[NDArray[np.int8], Floats]:
+    """8-bit codes [n, k] up to `largest` and down to minus it, and a scale per row [n]."""
+    scales = np.abs(rows).max(1) / np.float32(largest)
+    scales[scales < SMALLEST_SCALE] = 1
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales

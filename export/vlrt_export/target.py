@@ -24,6 +24,7 @@ class Target:
         cache: dtype of keys and values; that of activations where it is None.
         rest: what `--precision` means for components but the decoder, where it is not the same.
         integer_activations: 4- and 8-bit weights may be multiplied with 8-bit activations.
+        turned: and whole matrices of 8 bits are, once turned (see `vlrt_export.layers.turned`).
         fused_bias: MatMulNBits adds the bias.
         picks: the decoder looks up the rows of ids, and gives the ids of the largest logits.
         profile: of Core ML programs: gpu or ane; none for ONNX.
@@ -38,6 +39,7 @@ class Target:
     cache: ir.DataType | None = FLOAT
     rest: Mapping[str, str] = field(default_factory=dict)
     integer_activations: bool = True
+    turned: bool = False
     fused_bias: bool = True
     picks: bool = False
     profile: str | None = None
@@ -54,7 +56,7 @@ class Target:
 
 # A picture encoder loses much more than a decoder at 4 bits and is read once per picture, not once
 # per token: int4 leaves it at 8, or at 16 where that is the faster.
-CPU = Target(device="cpu", rest={"int4": "int8"})
+CPU = Target(device="cpu", rest={"int4": "int8"}, turned=True)
 
 # onnxruntime's GroupQueryAttention has no float32 there, so keys and values never are. Kernels by
 # type: https://github.com/microsoft/onnxruntime/blob/main/docs/OperatorKernels.md

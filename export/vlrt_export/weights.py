@@ -36,7 +36,8 @@ class Precision:
 
     Attributes:
         kind: fp32, fp16 (on the CPU stored so and computed in fp32), int8 or int4 (block-wise).
-        block_size: weights that share a scale and a zero point.
+        block_size: weights that share a scale and a zero point; 0: int8 has a scale per row, for
+            graphs that take many rows at a time (see `vlrt_export.layers.turned`).
         accuracy_level: of MatMulNBits; 4 computes with int8 activations, 0 with float32.
         quantizer: how int8 and int4 are made: a name of `vlrt_export.quantizers`.
     """
@@ -49,7 +50,7 @@ class Precision:
     def __post_init__(self) -> None:
         if self.kind not in PRECISIONS:
             raise InputError(f"precision {self.kind!r}: expected one of {', '.join(PRECISIONS)}")
-        if self.block_size not in BLOCK_SIZES:
+        if self.block_size not in BLOCK_SIZES and (self.kind, self.block_size) != ("int8", 0):
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise InputError(f"block size {self.block_size}: expected one of {sizes}")
         if self.accuracy_level not in range(5):
@@ -58,19 +59,26 @@ class Precision:
             names = ", ".join(QUANTIZERS)
             raise InputError(f"quantizer {self.quantizer!r}: expected one of {names}")
 
+    @property
+    def form(self) -> str:
+        """What `Linear` stores matrices as, where the target has no form of its own."""
+        return self.kind if self.block_size else "turned8"
+
 
 @dataclass(frozen=True)
 class Fill:
     """Graph parameters that are made in one pass over the rows of some tensors, stacked.
 
     `make` takes float32 rows [n, row_size] and gives one array per parameter, each with n leading
-    rows; `block_rows` is how many rows it is given at a time.
+    rows; `block_rows` is how many rows it is given at a time. Rows become the columns of those
+    parameters that are in `columns` too.
     """
 
     tensors: tuple[Tensor, ...]
     parameters: tuple[nn.Parameter, ...]
     make: Make
     block_rows: int
+    columns: tuple[nn.Parameter, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnxscript import nn
 
 from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.layers.base import parameter_shape
@@ -72,21 +73,60 @@ class DataFile:
     def units(self) -> Iterator[Unit]:
         """All that is to be made, in the order of the file."""
         for fill, offsets in self._planned:
-            first = 0
+            first, places = 0, _places(fill, offsets)
             for tensor in fill.tensors:
                 for start in range(0, tensor.rows, fill.block_rows):
                     stop = min(tensor.rows, start + fill.block_rows)
-                    yield Unit(tensor, start, stop, _placed(fill, offsets, first + start))
+                    yield Unit(tensor, start, stop, _placed(fill, places, first + start))
                 first += tensor.rows
 
 
-def _placed(fill: Fill, offsets: list[int], row: int) -> Any:
+class _Rows:
+    """A parameter whose rows lie one after the other: each block goes to its place at once."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def take(self, row: int, array: np.ndarray[Any, Any]) -> list[tuple[int, Any]]:
+        return [(self.offset + row * (array.nbytes // len(array)), array)]
+
+
+class _Columns:
+    """A parameter [k, n] of which rows are columns: gathered, and written when it is whole.
+
+    Writing stripes of it took more time than all the rest.
+    """
+
+    def __init__(self, offset: int, parameter: nn.Parameter) -> None:
+        assert parameter.dtype is not None
+        self.offset, self.shape = offset, parameter_shape(parameter)
+        self.dtype, self.missing = parameter.dtype.numpy(), self.shape[1]
+        self.lock, self.whole = threading.Lock(), np.empty((0, 0))
+
+    def take(self, row: int, array: np.ndarray[Any, Any]) -> list[tuple[int, Any]]:
+        with self.lock:
+            if not self.whole.size:
+                self.whole = np.empty(self.shape, self.dtype)
+        self.whole[:, row : row + len(array)] = array.T
+        with self.lock:
+            self.missing -= len(array)
+            if self.missing:
+                return []
+            made, self.whole = self.whole, np.empty((0, 0))
+        return [(self.offset, made)]
+
+
+def _places(fill: Fill, offsets: list[int]) -> list[_Rows | _Columns]:
+    return [
+        _Columns(offset, each) if any(each is c for c in fill.columns) else _Rows(offset)
+        for each, offset in zip(fill.parameters, offsets, strict=True)
+    ]
+
+
+def _placed(fill: Fill, places: list[_Rows | _Columns], row: int) -> Any:
     def write(rows: np.ndarray[Any, Any]) -> list[tuple[int, np.ndarray[Any, Any]]]:
-        made = fill.make(rows)
-        return [
-            (offset + row * (array.nbytes // len(array)), array)
-            for offset, array in zip(offsets, made, strict=True)
-        ]
+        made = zip(places, fill.make(rows), strict=True)
+        return [piece for place, array in made for piece in place.take(row, array)]
 
     return write
 

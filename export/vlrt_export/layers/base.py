@@ -42,9 +42,12 @@ class Layer(nn.Module):
         self.fill(tensors, (parameter,), lambda rows: (stored(rows, dtype),), block_rows)
         return parameter
 
-    def fill(self, tensors: Any, parameters: Any, make: Make, block_rows: int) -> None:
+    def fill(
+        self, tensors: Any, parameters: Any, make: Make, block_rows: int, columns: Any = ()
+    ) -> None:
         """Notes how `parameters` are made of `tensors`; see `Fill`."""
-        self.fills.append(Fill(tuple(tensors), tuple(parameters), make, block_rows))
+        parts = tuple(tensors), tuple(parameters), make, block_rows, tuple(columns)
+        self.fills.append(Fill(*parts))
 
 
 def parameter_shape(parameter: nn.Parameter) -> tuple[int, ...]:

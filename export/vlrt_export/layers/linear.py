@@ -13,6 +13,7 @@ from onnxscript import nn
 from vlrt_export.layers.base import FLOAT, Layer, cast, contrib, stored
 from vlrt_export.layers.codes import Codes4, Codes8, Rows8
 from vlrt_export.layers.integers import Integers
+from vlrt_export.layers.turned import Turned8
 from vlrt_export.weights import Weights
 
 __all__ = ["Linear", "language_head"]
@@ -50,14 +51,16 @@ class Linear(Layer):
         self.k, self.n = k, sum(sizes)
         pairs = list(zip(names, sizes, strict=True))
         tensors = [weights.take(f"{name}.weight", shape or (size, k)) for name, size in pairs]
-        kind = weights.precision.kind
-        storage = STORAGE[weights.target.storage.get(kind, kind)]
+        form = weights.precision.form
+        storage = STORAGE[weights.target.storage.get(form, form)]
         self.storage = storage(weights, self.n, k)
         # Modules register parameters by attribute, so each gets one.
         for name, parameter in self.storage.parameters.items():
             setattr(self, name, parameter)
         rows = max(1, self.storage.elements // k)
-        self.fill(tensors, self.storage.parameters.values(), self.storage.make, rows)
+        columns = [self.storage.parameters[name] for name in getattr(self.storage, "columns", ())]
+        made = self.storage.parameters.values()
+        self.fill(tensors, made, self.storage.make, rows, columns)
         self.bias = (
             self.vector(weights, [f"{name}.bias" for name in names], sizes) if bias else None
         )
@@ -166,4 +169,5 @@ STORAGE = {
     "codes8": Codes8,
     "codes4": Codes4,
     "rows8": Rows8,
+    "turned8": Turned8,
 }
