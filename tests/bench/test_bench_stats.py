@@ -106,6 +106,7 @@ def test_time_and_runs_are_limits():
 
 def test_matrices_are_measured_against_what_they_multiply_with():
     assert flops_of(PrecisionSpec("int4", 32, 4)) == "flops_int4"
+    assert flops_of(PrecisionSpec("int8", 0, 4)) == "flops_int8_rows"
     assert flops_of(PrecisionSpec("int8", 128, 0)) == "flops"  # computes with float32
     assert flops_of(PrecisionSpec("fp16", 128, 4)) == "flops"
 

@@ -127,7 +127,8 @@ def finish(row: Row, machine: dict[str, float]) -> None:
 def flops_of(precision: PrecisionSpec) -> str:
     """Which of the machine's figures such matrices are limited by."""
     integer = precision.kind in ("int8", "int4") and precision.accuracy_level == 4
-    return f"flops_{precision.kind}" if integer else "flops"
+    rows = "_rows" if integer and not precision.block_size else ""
+    return f"flops_{precision.kind}{rows}" if integer else "flops"
 
 
 def drift(samples: list[float]) -> float:

@@ -63,8 +63,13 @@ def limits_text(row: Row) -> str:
 
 def machine_text(machine: dict[str, float]) -> str:
     """What the probes have found."""
-    kinds = ("flops", "fp32"), ("flops_int8", "int8"), ("flops_int4", "int4")
-    rates = (f"{kind} {machine[name] / 1e9:.0f}" for name, kind in kinds if name in machine)
+    kinds = {
+        "flops": "fp32",
+        "flops_int8": "int8",
+        "flops_int8_rows": "int8 by rows",
+        "flops_int4": "int4",
+    }
+    rates = (f"{kind} {machine[name] / 1e9:.0f}" for name, kind in kinds.items() if name in machine)
     read = machine["read_bytes_per_s"] / 1e9
     return f"reads {read:.1f} GB/s, multiplies at {', '.join(rates)} GFLOP/s"
 
