@@ -50,7 +50,9 @@ def turn(op: Any, size: int) -> ir.Value:
     if name not in constants:
         tensor = ir.tensor(hadamard(size), name=name)
         kind = ir.TensorType(tensor.dtype)
-        constants[name] = ir.Value(name=name, type=kind, shape=tensor.shape, const_value=tensor)
+        constants[name] = ir.Value(
+            name=name, type=kind, shape=ir.Shape([size] * 2), const_value=tensor
+        )
     return constants[name]
 
 
