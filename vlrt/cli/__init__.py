@@ -1,4 +1,4 @@
-"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `bench`, `models`.
+"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `bench`, `serve`, ...
 
 Exit status: 0 done; 2 the user's mistake, told in one line; 1 a fault. `--debug` shows where it
 came from. Handlers import what they need when they run, so that `vlrt --help` is quick.
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlrt.cli.bench_options import add_options
+from vlrt.cli import bench_options, serve_options
 from vlrt_runtime.errors import VlrtError
 from vlrt_runtime.version import __version__
 
@@ -49,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_demo(commands)
-    add_options(commands.add_parser("bench", help="measure packages on this machine"))
+    bench_options.add_options(commands.add_parser("bench", help="measure packages on this machine"))
+    serve = commands.add_parser("serve", help="answer over HTTP, as OpenAI's API does")
+    serve_options.add_options(serve)
+    _add_device(serve)
     models = commands.add_parser("models", help="list the models known by a short name")
     models.add_argument("--json", action="store_true", help="print one JSON object")
     cache = commands.add_parser("cache", help="show or clear prepacked weights")
@@ -224,9 +227,6 @@ def _add_run(commands: Commands) -> None:
     command.add_argument(
         "--annotate", metavar="FILE", help="write the first picture with the answer's boxes on it"
     )
-    command.add_argument(
-        "--no-cache", action="store_true", help="neither use nor make prepacked weights"
-    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--stats", action="store_true", help="timings and memory, on stderr")
     _add_device(command)
@@ -294,3 +294,6 @@ def _add_device(command: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{limit}imum area a picture is scaled to (default: the package's)",
         )
+    command.add_argument(
+        "--no-cache", action="store_true", help="neither use nor make prepacked weights"
+    )
