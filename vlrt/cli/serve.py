@@ -46,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
         compute_units=args.compute_units,
         mil_precision=args.mil_precision,
         cache=not args.no_cache,
+        parallel=args.parallel,
     )
     options = ServeOptions(
-        name=args.name or os.path.basename(os.path.normpath(args.package)),
+        name=args.name or Path(args.package).absolute().name,
         host=args.host,
         api_key=api_key,
         allow_hosts=tuple(args.allow_host),

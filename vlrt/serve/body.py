@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
@@ -32,7 +32,7 @@ class Bodies:
         self.held = 0
 
     @contextmanager
-    def hold(self) -> Iterator[Body]:
+    def hold(self) -> Generator[Body]:
         """One, empty; what is read into it counts as held until it is left."""
         body = Body()
         try:

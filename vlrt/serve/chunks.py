@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -62,24 +63,25 @@ class Completions:
         """Server-sent events for an event: none, one or several."""
         if isinstance(event, Stage):
             if self.stages:
-                yield self._sent(StageChunk(*self._named(ChunkChoice(Delta())), vlrt=event))
+                yield self._sent(StageChunk(**self._named(ChunkChoice(Delta())), vlrt=event))
             return
         if not self._begun:
             self._begun = True
-            yield self._sent(Chunk(*self._named(ChunkChoice(Delta("assistant", "")))))
+            yield self._sent(Chunk(**self._named(ChunkChoice(Delta("assistant", "")))))
         if isinstance(event, str):
-            yield self._sent(Chunk(*self._named(ChunkChoice(Delta(content=event)))))
+            yield self._sent(Chunk(**self._named(ChunkChoice(Delta(content=event)))))
             return
         last = ChunkChoice(Delta(), _finish(event.answer))
-        yield self._sent(Chunk(*self._named(last), vlrt=_extension(event)))
+        yield self._sent(Chunk(**self._named(last), vlrt=_extension(event)))
         if self.usage:
-            yield self._sent(Chunk(*self._named(), usage=_usage(event.answer)))
+            yield self._sent(Chunk(**self._named(), usage=_usage(event.answer)))
         yield LAST
 
-    def _named(self, *choices: ChunkChoice) -> tuple[str, int, str, list[ChunkChoice]]:
-        return self.id, self.created, self.model, list(choices)
+    def _named(self, *choices: ChunkChoice) -> dict[str, Any]:
+        named = {"id": self.id, "created": self.created, "model": self.model}
+        return {**named, "choices": list(choices)}
 
-    def _sent(self, chunk: Chunk) -> bytes:
+    def _sent(self, chunk: Chunk | StageChunk) -> bytes:
         if self.usage and chunk.usage is msgspec.UNSET:
             chunk.usage = None
         return b"data: %b\n\n" % encode(chunk)

@@ -16,7 +16,10 @@ from vlrt.serve.options import ServeOptions
 from vlrt.serve.pictures import decoded
 from vlrt.serve.prompt import Question
 from vlrt.serve.wire import Stage
-from vlrt_runtime.model import Answer, Model, Stream
+from vlrt_runtime.answer import Answer
+from vlrt_runtime.model import Model
+from vlrt_runtime.options import Keywords, Progress
+from vlrt_runtime.stream import Stream
 
 __all__ = ["Done", "Engine", "Event"]
 
@@ -133,9 +136,13 @@ class Engine:
 
     def _stream(self, asked: Question, emit: Callable[[Stage], None]) -> Stream:
         pictures = decoded(asked.pictures, self.options.max_pixels)
-        return self.model.stream(
-            asked.messages, images=pictures, max_new_tokens=asked.max_new_tokens
-        )
+
+        def told(progress: Progress) -> None:
+            if progress.stage not in ("queued", "decode"):  # the line is ours, pieces tell of ids
+                emit(Stage(progress.stage, progress.done, progress.total))
+
+        options: Keywords = {**asked.options, "images": pictures, "on_progress": told}
+        return self.model.stream(asked.messages, **options)
 
     def _start(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
         began = time.perf_counter()

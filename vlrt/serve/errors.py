@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from vlrt.serve.wire import encode
-from vlrt_runtime.errors import ContextLengthError, InputError
+from vlrt_runtime.errors import ContextLengthError, InputError, MissingDependencyError
 
 __all__ = ["ApiError", "as_api_error"]
 
@@ -66,5 +66,7 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, message, code="context_length_exceeded", param="messages")
     if isinstance(error, InputError):
         return ApiError(400, message)
+    if isinstance(error, MissingDependencyError):
+        return ApiError(501, message, code="not_installed")
     log.error("fault while answering", exc_info=error)
     return ApiError(500, "the server failed; its log says why", code="internal_error")

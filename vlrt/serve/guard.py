@@ -83,7 +83,9 @@ class Guard:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         if not _host_allowed(_name(host), self.options):
-            message = f"Host {host!r:.80}: not a name of this server; --allow-host would make it one"
+            message = (
+                f"Host {host!r:.80}: not a name of this server; --allow-host would make it one"
+            )
             raise ApiError(403, message, code="host_not_allowed")
         site = headers.get("sec-fetch-site", "none")
         if origins:

@@ -24,6 +24,7 @@ REASONS = {
     415: "The body is not JSON",
     429: "Too many requests wait; Retry-After says when to come back",
     500: "The server failed",
+    501: "The server lacks a library for this",
     503: "The server is stopping",
 }
 Json = dict[str, Any]
@@ -32,9 +33,7 @@ Json = dict[str, Any]
 def description(options: ServeOptions) -> Json:
     """For `/openapi.json`."""
     types = (ChatRequest, Completion, Chunk, ModelList, ModelCard, Health, ErrorBody)
-    schemas, components = msgspec.json.schema_components(
-        types, ref_template=COMPONENTS + "{name}"
-    )
+    schemas, components = msgspec.json.schema_components(types, ref_template=COMPONENTS + "{name}")
     asked, completion, chunk, models, card, health, error = schemas
     failures = {
         str(status): {"description": text, "content": _json(error)}
@@ -63,8 +62,7 @@ def description(options: ServeOptions) -> Json:
             | {"parameters": [name]}
         },
         "/health": {
-            "get": _get("health", "How the server is", health, common, ("200", "503"))
-            | {"security": []}
+            "get": _get("health", "How the server is", health, common, "503") | {"security": []}
         },
         "/metrics": {
             "get": _get("metrics", "Figures for Prometheus", None, common),
@@ -88,10 +86,14 @@ def description(options: ServeOptions) -> Json:
 
 
 def _get(
-    name: str, summary: str, schema: Json | None, failures: Json, statuses: tuple[str, ...] = ("200",)
+    name: str,
+    summary: str,
+    schema: Json | None,
+    failures: Json,
+    *more: str,
 ) -> Json:
     content = {"text/plain": {"schema": {"type": "string"}}} if schema is None else _json(schema)
-    good = {status: {"description": summary, "content": content} for status in statuses}
+    good = {status: {"description": summary, "content": content} for status in ("200", *more)}
     return {"operationId": name, "summary": summary, "responses": failures | good}
 
 

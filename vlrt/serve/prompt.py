@@ -9,6 +9,7 @@ from vlrt.serve.errors import ApiError
 from vlrt.serve.options import ServeOptions
 from vlrt.serve.pictures import picture_bytes
 from vlrt.serve.requests import ChatRequest, RequestMessage, TextPart
+from vlrt_runtime.options import Keywords
 
 __all__ = ["Question", "question"]
 
@@ -20,12 +21,12 @@ class Question:
     Attributes:
         messages: with a placeholder for each picture.
         pictures: their files' bytes, in order.
-        max_new_tokens: of the answer.
+        options: keywords for the answer.
     """
 
     messages: list[dict[str, Any]]
     pictures: list[bytes]
-    max_new_tokens: int
+    options: Keywords
 
 
 def question(request: ChatRequest, options: ServeOptions) -> Question:
@@ -47,7 +48,13 @@ def question(request: ChatRequest, options: ServeOptions) -> Question:
         for number, message in enumerate(request.messages)
     ]
     limit = min(request.limit or options.max_tokens, options.max_tokens)
-    return Question(messages, pictures, limit)
+    asked: Keywords = {
+        "max_new_tokens": limit,
+        "sampling": request.sampling,
+        "stop": request.stops,
+        "schema": request.schema,
+    }
+    return Question(messages, pictures, asked)
 
 
 def _within(request: ChatRequest, options: ServeOptions) -> None:

@@ -13,7 +13,7 @@ __all__ = ["patient_protocol"]
 
 
 def patient_protocol(options: ServeOptions) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, whose connections are dropped when a client takes too long.
+    """Uvicorn's protocol, whose connections are dropped when a client takes too long.
 
     uvicorn itself waits for ever for a request's head, for what is left of a refused body, and for
     a client that stops reading.
@@ -29,7 +29,7 @@ def patient_protocol(options: ServeOptions) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle and not self.cycle.response_complete:
                 self._head = _stopped(self._head)  # the application has limits of its own
             elif self._head is None:
                 self._await_head()

@@ -31,7 +31,9 @@ class Reply:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As an ASGI application."""
-        answering = asyncio.ensure_future(self._streamed(send) if self.stream else self._whole(send))
+        answering = asyncio.ensure_future(
+            self._streamed(send) if self.stream else self._whole(send)
+        )
         watching = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from vlrt.serve.errors import ApiError
+from vlrt_runtime.sampling import Sampling
 
 __all__ = ["ChatRequest", "ImagePart", "RequestMessage", "TextPart", "parse"]
 
@@ -105,6 +106,14 @@ class ChatRequest(Strict):
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=16)] | None = None
+    response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    # Greedy where there is no temperature; top_k and min_p are extensions that others have too.
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     vlrt: Extras | None = None
     # Neutral values only.
     n: Literal[1] | None = None
@@ -129,6 +138,29 @@ class ChatRequest(Strict):
     def limit(self) -> int | None:
         """Tokens of the answer at most, where it says."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def sampling(self) -> Sampling:
+        """How ids are drawn."""
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            top_k=self.top_k or 0,
+            top_p=self.top_p or 1.0,
+            min_p=self.min_p or 0.0,
+            seed=self.seed,
+        )
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that the answer ends before."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """That the answer fits."""
+        if isinstance(self.response_format, SchemaFormat):
+            return self.response_format.json_schema.schema
+        return {"type": "object"} if isinstance(self.response_format, ObjectFormat) else None
 
 
 _decode = msgspec.json.Decoder(ChatRequest).decode

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 import uvicorn
@@ -40,7 +40,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{host}:{port}: {reason}; choose others with --host and --port") from error
+        raise InputError(
+            f"{host}:{port}: {reason}; choose others with --host and --port"
+        ) from error
     return bound
 
 
@@ -83,7 +85,7 @@ class Server(uvicorn.Server):
         self.engine.cancel()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         """As uvicorn's, but for raising the signal again: a server that was stopped has ended."""
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -116,19 +116,22 @@ class ChunkChoice(msgspec.Struct):
     logprobs: None = None
 
 
-class Chunk(msgspec.Struct):
-    """A piece of an answer."""
-
+class _AnyChunk(msgspec.Struct, kw_only=True):
     id: str
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
-    vlrt: Extension | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 
-class StageChunk(Chunk, kw_only=True):
+class Chunk(_AnyChunk, kw_only=True):
+    """A piece of an answer; the one with `finish_reason` has the extension."""
+
+    vlrt: Extension | msgspec.UnsetType = msgspec.UNSET
+
+
+class StageChunk(_AnyChunk, kw_only=True):
     """No piece, but what is being done; where the request's `vlrt.stages` asked for it."""
 
     vlrt: Stage

@@ -11,6 +11,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 from PIL import Image
+
 from serve import Clock, serve
 
 

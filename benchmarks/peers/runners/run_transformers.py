@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from serve import Clock, serve
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
+
+from serve import Clock, serve
 
 PLACE = "<|image_pad|>"
 

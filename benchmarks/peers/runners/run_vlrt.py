@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from serve import serve
-
 import vlrt
+from serve import serve
 
 
 def main(package: str, threads: str, new_tokens: str) -> None:
