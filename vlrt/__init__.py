@@ -73,6 +73,8 @@ def load(
     mil_precision: str = "fp32",
     cache: bool = True,
     parallel: int = 1,
+    memory_mb: int | None = None,
+    idle_unload_s: float | None = None,
 ) -> Model:
     """Opens a package: a folder, a name exported before, or `demo`, the model in the box.
 
@@ -98,6 +100,8 @@ def load(
         mil_precision=mil_precision,
         cache=cache,
         parallel=parallel,
+        memory_mb=memory_mb,
+        idle_unload_s=idle_unload_s,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,11 @@ class Generation:
         model, said = self.model, self._said
         reason: FinishReason = "cancelled"
         with suppress(_Cancelled):
+            if self._cancelled.is_set():  # while it waited
+                raise _Cancelled
+            model.open()
+            epoch = model.epoch
+            self._clock = Clock(replace(self._clock.timings, load=model.load_ms))
             layout, self._pictures = self._prepare(watch=self._watch("preprocess"))
             self._prompt_ids = layout.token_ids.tolist()
             if self._grammar is not None:
@@ -115,7 +121,9 @@ class Generation:
                 text = stream_until(text, self.options.stop, said, given)
             with suppress(_Cancelled):
                 reason = yield from text
-            model.prefixes.put([*keys, *self._token_ids], decoder, scope)
+            if model.epoch == epoch:  # it would keep graphs that were given back
+                model.prefixes.put([*keys, *self._token_ids], decoder, scope)
+            model.trim()
         return self._answer(reason)
 
     def _answer(self, reason: FinishReason) -> Answer:

@@ -18,12 +18,12 @@ from vlrt_runtime.families import family_of
 from vlrt_runtime.generation import Generation
 from vlrt_runtime.options import Keywords, Options, takes_options
 from vlrt_runtime.package import Package
-from vlrt_runtime.prompts import Prompt, Prompts, chat_template
+from vlrt_runtime.prompts import Prompt, chat_template
 from vlrt_runtime.reuse import FeatureStore, PrefixStore, encoder_digest
 from vlrt_runtime.session import default_threads
 from vlrt_runtime.stream import AsyncStream, Stream
-from vlrt_runtime.text import TextCodec
 from vlrt_runtime.turns import Turns
+from vlrt_runtime.upkeep import Budget, Upkeep
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ __all__ = ["Answer", "AsyncStream", "Model", "Stream", "Timings"]
 CACHE_MB = 512
 
 
-class Model(Prompts):
+class Model(Upkeep):
     """An opened package.
 
     Safe to use from several threads: graphs are shared, every answer has a cache of its own, and
@@ -59,6 +59,11 @@ class Model(Prompts):
             every result to the type that the package declares.
         parallel: answers that are computed at once; others wait, first come first served. Several
             at once share the cores: each takes longer, and all of them together about as long.
+        memory_mb: of this process that the model should keep to: the vision encoder is given back
+            after use, and the caches get what is left beside the weights, and are emptied when
+            the process holds more. An answer's own keys and values, and what is computed on the
+            way, come on top.
+        idle_unload_s: seconds without a question after which the model is unloaded.
 
     Raises:
         PackageNotFoundError: there is no such package.
@@ -84,9 +89,12 @@ class Model(Prompts):
         mil_precision: str = "fp32",
         cache: bool = True,
         parallel: int = 1,
+        memory_mb: int | None = None,
+        idle_unload_s: float | None = None,
     ) -> None:
-        super().__init__()
         started = time.perf_counter()
+        self.keep_encoder = keep_encoder and memory_mb is None
+        super().__init__(eager=self.keep_encoder and not lazy, idle_unload_s=idle_unload_s)
         if threads is not None and threads < 1:
             raise InputError(f"threads {threads}: expected at least 1")
         self.package = Package.open(package)
@@ -98,19 +106,18 @@ class Model(Prompts):
         )
         self.device = self.backend.device
         self.family = family_of(manifest, min_pixels=min_pixels, max_pixels=max_pixels)
-        self.codec = TextCodec(
-            self.package.path("tokenizer.json"), manifest.special_tokens.get("bos_token")
-        )
         self._render = chat_template(self.package)
         self.embed = EmbeddingTable(self.package.path(manifest.embedding.file))
         self.encoder_digest = encoder_digest(manifest)
         folder = None if image_cache_folder is None else Path(image_cache_folder)
-        self.keep_encoder = keep_encoder
-        self.features = FeatureStore(image_cache_mb << 20, self.encoder_digest, folder)
-        self.prefixes = PrefixStore(prefix_cache_mb << 20)
+        self.budget = Budget.of(manifest, memory_mb, image_cache_mb, prefix_cache_mb)
+        self.features = FeatureStore(self.budget.images, self.encoder_digest, folder)
+        self.prefixes = PrefixStore(self.budget.prefixes)
         self.turns = Turns(parallel)
+        _ = self.codec  # a damaged one is told now
         if not lazy:
             self.backend.load()
+        self.open()
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     @takes_options

@@ -30,20 +30,19 @@ class Prompts(Stages):
     Attributes:
         package: its files.
         family: its preprocessing, positions and text.
-        codec: its tokenizer.
         features: of pictures that were encoded before.
         encoder_digest: of the graphs that make them.
     """
 
     package: Package
     family: Family
-    codec: TextCodec
     features: FeatureStore
     encoder_digest: str
     _render: Callable[[Sequence[Message]], str] | None
 
     def __init__(self) -> None:
         self._digests: dict[bytes, Picture] = {}  # SHA-256 of a file -> its picture, without pixels
+        self._codec: TextCodec | None = None
         self._guide: Guide | None = None
         self._reading = threading.Lock()
 
@@ -106,6 +105,21 @@ class Prompts(Stages):
         if self._render is None:
             raise InputError(f"{self.manifest.name}: it has no chat template; use a raw prompt")
         return self._render(messages)
+
+    def forget(self) -> None:
+        """Gives back what can be read again."""
+        with self._reading:
+            self._codec = self._guide = None
+            self._digests.clear()
+
+    @property
+    def codec(self) -> TextCodec:
+        """Its tokenizer."""
+        with self._reading:
+            if self._codec is None:
+                bos_token = self.manifest.special_tokens.get("bos_token")
+                self._codec = TextCodec(self.package.path("tokenizer.json"), bos_token)
+            return self._codec
 
     @property
     def guide(self) -> Guide:

@@ -64,7 +64,7 @@ class FeatureStore:
         self.limit, self.folder = limit, folder
         self._encoder = encoder
         self._kept: OrderedDict[str, Outputs] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is collected may empty it anywhere
 
     def get(self, digest: str) -> Outputs | None:
         """What is kept of a picture."""
@@ -166,7 +166,7 @@ class PrefixStore:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._kept: list[_Kept] = []  # the last one was used last
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is collected may empty it anywhere
 
     def find(self, keys: Keys, scope: Hashable = None) -> Beginning | None:
         """The longest common beginning, short of the last position; None where there is none.

@@ -35,6 +35,8 @@ class Turns:
         self._tickets = count()
         self._waiting: list[Turn] = []
         self._holding: list[Turn] = []
+        self._free: Callable[[], None] | None = None  # what waits until nothing is computed
+        self._last = time.monotonic()  # that an answer was worked on
 
     def turn(self) -> Turn:
         """One for an answer, which lines up when it first takes it."""
@@ -68,7 +70,7 @@ class Turns:
     def rest(self, turn: Turn) -> None:
         """The answer's reader has a piece, and will ask for the next one."""
         with self._changed:
-            turn.resting = time.monotonic()
+            turn.resting = self._last = time.monotonic()
             if self._waiting:
                 self._changed.notify_all()
 
@@ -77,7 +79,27 @@ class Turns:
         with self._changed:
             self._waiting = [other for other in self._waiting if other is not turn]
             self._holding = [other for other in self._holding if other is not turn]
+            self._last = time.monotonic()
+            self._check_free()
             self._changed.notify_all()
+
+    def when_free(self, action: Callable[[], None]) -> None:
+        """Calls it as soon as no answer is computed: now, or before the next one is."""
+        with self._changed:
+            self._free = action
+            self._check_free()
+
+    def idle_for(self) -> float:
+        """Seconds since an answer was last computed; 0 while one is, or waits."""
+        with self._changed:
+            busy = self._waiting or any(turn.resting is None for turn in self._holding)
+            return 0.0 if busy else time.monotonic() - self._last
+
+    def _check_free(self) -> None:
+        action = self._free
+        if action is not None and all(turn.resting is not None for turn in self._holding):
+            self._free = None
+            action()
 
     def _place(self, turn: Turn) -> tuple[int, int] | None:
         """Where it stands in line, and how many do; None where it has its turn."""

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlrt.cli import bench_options, serve_options
+from vlrt.cli import answer_options, bench_options, serve_options
 from vlrt_runtime.errors import VlrtError
 from vlrt_runtime.version import __version__
 
@@ -224,6 +224,7 @@ def _add_run(commands: Commands) -> None:
         action="store_true",
         help="guess text that repeats, and check several tokens at once: the same answer, sooner",
     )
+    answer_options.add_options(command)
     command.add_argument(
         "--annotate", metavar="FILE", help="write the first picture with the answer's boxes on it"
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import vlrt
+from vlrt.cli.answer_options import answer_options
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.memory import peak_rss, private
 from vlrt_runtime.model import Answer
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = _standard_input() if args.prompt == "-" else args.prompt
     if args.annotate:
         _check_annotate(args)
+    options = answer_options(args)
     model = vlrt.load(
         args.package,
         device=args.device,
@@ -31,14 +33,14 @@ def run(args: argparse.Namespace) -> int:
         mil_precision=args.mil_precision,
         cache=not args.no_cache,
     )
-    stream = model.stream(
-        prompt,
-        images=args.image,
-        videos=[vlrt.Video(path, args.fps, args.max_frames) for path in args.video],
-        max_new_tokens=args.max_new_tokens,
-        raw=args.raw,
-        speculate=args.speculate,
-    )
+    options |= {
+        "images": args.image,
+        "videos": [vlrt.Video(path, args.fps, args.max_frames) for path in args.video],
+        "max_new_tokens": args.max_new_tokens,
+        "raw": args.raw,
+        "speculate": args.speculate,
+    }
+    stream = model.stream(prompt, **options)
     if args.json:
         answer = stream.result()
         print(json.dumps(answer.as_dict(), ensure_ascii=False))
@@ -70,6 +72,8 @@ def statistics(answer: Answer) -> str:
     if answer.drafted_tokens:
         counts = f"{answer.accepted_tokens} of {answer.drafted_tokens} tokens accepted"
         rows.append(("drafts", counts))
+    if answer.constraint_ms is not None:
+        rows.append(("schema", f"{answer.constraint_ms:.2f} ms a token"))
     rows.append(("total", f"{t.total / 1e3:.2f} s, {new} tokens, {answer.finish_reason}"))
     memory = {"peak": peak_rss(), "private": private()}
     known = [f"{size / 1e6:.0f} MB {name}" for name, size in memory.items() if size]

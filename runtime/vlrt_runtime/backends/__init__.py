@@ -82,6 +82,11 @@ class Backend(Protocol):
 
     device: str
 
+    @property
+    def loaded(self) -> bool:
+        """A graph is open."""
+        ...
+
     def load(self) -> None:
         """Opens every graph now rather than when it is first used."""
         ...

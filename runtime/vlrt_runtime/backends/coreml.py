@@ -134,6 +134,11 @@ class CoreMLBackend:
         assert spec is not None  # `backend` has looked
         return spec
 
+    @property
+    def loaded(self) -> bool:
+        """A program is open."""
+        return bool(self._programs)
+
     def load(self) -> None:
         """Opens every program now."""
         files = [self._package.graph(name).name for name in ("vision_encoder", "projector")]

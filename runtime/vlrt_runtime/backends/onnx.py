@@ -58,6 +58,11 @@ class OnnxBackend:
         self._sessions: dict[str, Session] = {}
         self._locks = {name: threading.Lock() for name in GRAPHS}
 
+    @property
+    def loaded(self) -> bool:
+        """A graph is open."""
+        return bool(self._sessions)
+
     def load(self) -> None:
         """Opens every graph now: onnxruntime repacks weights on one core, so side by side."""
         with ThreadPoolExecutor(len(GRAPHS)) as pool:
