@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vlrt_export.layers.turned import LARGEST_CODE, hadamard, turning_block
 from vlrt_export.quantize import quantize, whole_rows
-from vlrt_runtime.session import default_threads
+from vlrt_runtime.cores import usable_cores
 
 TOKENS, BLOCK, ROUNDS = 864, 128, 7
 SHAPES = {"qkv": (1280, 3840), "fc1": (1280, 5120), "fc2": (5120, 1280)}
@@ -40,7 +40,7 @@ def graph(nodes: list, weights: dict[str, np.ndarray], k: int, n: int) -> Run:
         helper.make_graph(nodes, "g", [x], [y], parts), opset_imports=opsets, ir_version=11
     )
     options = ort.SessionOptions()
-    options.intra_op_num_threads = default_threads()
+    options.intra_op_num_threads = usable_cores()
     session = ort.InferenceSession(model.SerializeToString(), options)
     return lambda rows: session.run(None, {"x": rows})[0]
 

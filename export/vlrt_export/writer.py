@@ -7,7 +7,6 @@ block of rows per core, whatever the size of the checkpoint.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -23,9 +22,10 @@ from onnxscript import nn
 from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.layers.base import parameter_shape
 from vlrt_export.weights import Fill
+from vlrt_runtime.cores import usable_cores
 from vlrt_runtime.errors import CheckpointError
 
-__all__ = ["DataFile", "Unit", "run_units", "workers"]
+__all__ = ["DataFile", "Unit", "run_units"]
 
 ALIGNMENT = 4096  # bytes; a page, so that parameters can be memory-mapped
 Progress = Callable[[int], None]
@@ -131,12 +131,6 @@ def _placed(fill: Fill, places: list[_Rows | _Columns], row: int) -> Any:
     return write
 
 
-def workers() -> int:
-    """Threads that make weights: one per core this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def run_units(
     checkpoint: Checkpoint, path: Path, size: int, units: Iterable[Unit], progress: Progress
 ) -> None:
@@ -172,8 +166,9 @@ def run_units(
                 with lock:
                     progress(rows.size * unit.tensor.dtype.itemsize)
 
-    with ThreadPoolExecutor(workers()) as pool:
-        futures = [pool.submit(work) for _ in range(workers())]
+    cores = usable_cores()  # one thread each
+    with ThreadPoolExecutor(cores) as pool:
+        futures = [pool.submit(work) for _ in range(cores)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

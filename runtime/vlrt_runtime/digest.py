@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from vlrt_runtime.cores import usable_cores
 
 __all__ = ["sha256_files"]
 
@@ -15,7 +16,7 @@ CHUNK = 1 << 20  # bytes read at a time
 
 def sha256_files(files: Mapping[str, Path]) -> dict[str, str]:
     """Hexadecimal digests by the names given; as many files at a time as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
 
 

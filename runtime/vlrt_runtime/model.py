@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vlrt_runtime.answer import Answer, Timings
 from vlrt_runtime.backends import BackendOptions, open_backend
 from vlrt_runtime.conversation import Chat
+from vlrt_runtime.cores import usable_cores
 from vlrt_runtime.embedding import EmbeddingTable
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.families import family_of
@@ -20,7 +21,6 @@ from vlrt_runtime.options import Keywords, Options, takes_options
 from vlrt_runtime.package import Package
 from vlrt_runtime.prompts import Prompt, chat_template
 from vlrt_runtime.reuse import FeatureStore, PrefixStore, encoder_digest
-from vlrt_runtime.session import default_threads
 from vlrt_runtime.stream import AsyncStream, Stream
 from vlrt_runtime.turns import Turns
 from vlrt_runtime.upkeep import Budget, Upkeep
@@ -100,7 +100,7 @@ class Model(Upkeep):
         self.package = Package.open(package)
         self.manifest = manifest = self.package.manifest
         # Threads without a core of their own only wait for one another.
-        self.threads = min(threads or default_threads(), os.cpu_count() or 1)
+        self.threads = min(threads or usable_cores(), os.cpu_count() or 1)
         self.backend = open_backend(
             self.package, device, self.threads, BackendOptions(compute_units, mil_precision, cache)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import cache
@@ -22,7 +21,6 @@ __all__ = [
     "Graph",
     "Session",
     "as_dtype",
-    "default_threads",
     "open_session",
     "ort",
     "pick_device",
@@ -84,12 +82,6 @@ def pick_device(wanted: str, exported_for: str) -> str:
             f"--device {wanted}, or choose --device {exported_for}"
         )
     return wanted
-
-
-def default_threads() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def open_session(

@@ -13,7 +13,7 @@ from vlrt_runtime import families as runtime_families
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"vlrt": ROOT, "vlrt_export": ROOT / "export", "vlrt_runtime": ROOT / "runtime"}
-SHARED = ("digest", "errors", "manifest", "version")  # of the runtime, with the exporter
+SHARED = ("cores", "digest", "errors", "manifest", "version")  # of the runtime, with the exporter
 REFERENCE = {"torch", "transformers"}
 HEAVY = REFERENCE | {
     *("onnx", "onnxscript", "onnx_ir", "huggingface_hub", "safetensors", "ml_dtypes"),

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrt.bench.matmul import best, matmul_flops
+from vlrt_runtime.cores import usable_cores
 from vlrt_runtime.memory import private
-from vlrt_runtime.session import default_threads, ort
+from vlrt_runtime.session import ort
 from vlrt_runtime.version import __version__
 
 __all__ = [
@@ -42,7 +43,7 @@ def environment() -> dict[str, Any]:
         "vlrt": __version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpu": cpu_model(),
-        "cores": default_threads(),
+        "cores": usable_cores(),
         "memory_bytes": _memory(),
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -53,7 +54,7 @@ def environment() -> dict[str, Any]:
 
 def probe(seconds: float = 1.0) -> dict[str, float]:
     """Measured limits of all cores: `read_bytes_per_s` of memory, and those of `matmul_flops`."""
-    threads = default_threads()
+    threads = usable_cores()
     block = np.ones(1 << 26, np.float32)  # 256 MiB a thread: no cache holds them
     blocks = [block.copy() for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrt_runtime.session import default_threads, ort
+from vlrt_runtime.cores import usable_cores
+from vlrt_runtime.session import ort
 
 __all__ = ["SIDE", "best", "blocks", "matmul_flops", "matmul_model", "whole_rows"]
 
@@ -96,7 +97,7 @@ def _float32() -> Callable[[], Any]:
 
 def _product(operator: str, tensors: Any, attributes: Any) -> Callable[[], Any]:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = default_threads()
+    options.intra_op_num_threads = usable_cores()
     content = matmul_model(operator, tensors, attributes)
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).standard_normal((SIDE, SIDE), np.float32)

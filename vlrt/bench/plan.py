@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from vlrt.bench.record import Case
+from vlrt_runtime.cores import usable_cores
 from vlrt_runtime.errors import ContextLengthError, InputError
 from vlrt_runtime.image import load_image
 from vlrt_runtime.model import Model
-from vlrt_runtime.session import default_threads
 
 __all__ = ["ANOTHER", "QUESTION", "cases", "checked", "picture_bytes", "prompt_of"]
 
@@ -51,7 +51,7 @@ def checked(case: Case) -> Case:
         InputError: the case cannot be measured.
     """
     with_picture = case.image != NONE
-    if case.threads > (cores := default_threads()):
+    if case.threads > (cores := usable_cores()):
         raise InputError(f"--threads {case.threads}: this process may use {cores} cores")
     model = Model(case.package, device=case.device, threads=case.threads, lazy=True)
     if with_picture and "vision_encoder" not in model.manifest.graphs:

@@ -47,7 +47,7 @@ def _measure(args: argparse.Namespace) -> tuple[Record, bool]:
     from vlrt.bench.plan import cases, checked
     from vlrt.bench.sweep import sweep_lists
     from vlrt.bench.worker import Task
-    from vlrt_runtime.session import default_threads
+    from vlrt_runtime.cores import usable_cores
 
     images = args.image + _list(args.image_size, str) or ["500x336"]
     prompts: list[int] | list[None] = _list(args.prompt_tokens, int, "--prompt-tokens") or [None]
@@ -55,7 +55,7 @@ def _measure(args: argparse.Namespace) -> tuple[Record, bool]:
         "images": images,
         "prompt_tokens": prompts,
         "new_tokens": _list(args.new_tokens, int, "--new-tokens"),
-        "threads": _list(args.threads, int, "--threads") or [default_threads()],
+        "threads": _list(args.threads, int, "--threads") or [usable_cores()],
         "devices": _list(args.device, str),
     }
     packages = [_package(name) for name in args.packages]
