@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from vlrt_export.schema import check
 from vlrt_runtime.errors import CheckpointError, CheckpointNotFoundError, shortlist
 
 __all__ = ["Checkpoint", "Tensor", "read_header", "read_json"]
@@ -69,18 +70,23 @@ class Tensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, without what is null: then a default holds, as where it is absent.
 
     Raises:
-        CheckpointError: the file holds no JSON object.
+        CheckpointError: the file holds no JSON object, or not the values it should.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_said)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
+    check(path.name, value)
     return value
+
+
+def _said(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if value is not None}
 
 
 class Checkpoint:

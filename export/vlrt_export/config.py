@@ -79,9 +79,14 @@ def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
     """Sizes of a Llama-like decoder.
 
     Raises:
-        CheckpointError: a size is missing, or the activation is unknown.
+        CheckpointError: a size is missing or too small, or the activation is unknown.
     """
     heads, hidden = require(text, "num_attention_heads"), require(text, "hidden_size")
+    head_dim = text.get("head_dim") or hidden // heads
+    if head_dim == 0:
+        raise CheckpointError(
+            f"config.json: hidden_size {hidden}, expected at least num_attention_heads, {heads}"
+        )
     act = text.get("hidden_act", "silu")
     if act not in ACTIVATIONS:
         raise CheckpointError(
@@ -93,7 +98,7 @@ def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
         "num_hidden_layers": require(text, "num_hidden_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or hidden // heads,
+        "head_dim": head_dim,
         "vocab_size": require(text, "vocab_size"),
         "rms_norm_eps": text.get("rms_norm_eps", 1e-6),
         "hidden_act": act,
@@ -104,9 +109,11 @@ def decoder_config(text: Mapping[str, Any], **overrides: Any) -> DecoderConfig:
 
 def image_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The picture processor's file, or its part of processor_config.json (newer ones)."""
-    return checkpoint.optional_json("preprocessor_config.json") or dict(
+    given = checkpoint.optional_json("preprocessor_config.json") or dict(
         checkpoint.optional_json("processor_config.json").get("image_processor") or {}
     )
+    size = given.get("size")  # of older files: a number, which is that of the shortest edge
+    return given | {"size": {"shortest_edge": size}} if isinstance(size, int) else given
 
 
 def image_parameters(checkpoint: Checkpoint, **defaults: Any) -> dict[str, Any]:
@@ -138,8 +145,6 @@ def square_parameters(checkpoint: Checkpoint, side: int, **defaults: Any) -> dic
     given = image_config(checkpoint)
     size = given.get("size") or {"height": side, "width": side}
     crop = given.get("crop_size") or side
-    if isinstance(size, int):
-        size = {"shortest_edge": size}
     if isinstance(crop, int):
         crop = {"height": crop, "width": crop}
     edge = size.get("shortest_edge")

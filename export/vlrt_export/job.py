@@ -20,7 +20,7 @@ from vlrt_export.tensors import check_tensors
 from vlrt_export.weights import Factors, Faults, Precision, Weights
 from vlrt_export.writer import DataFile, Unit, run_units
 from vlrt_runtime.digest import sha256_files
-from vlrt_runtime.errors import CheckpointError, PackageError, StorageError, shortlist
+from vlrt_runtime.errors import CheckpointError, StorageError, shortlist
 from vlrt_runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -111,13 +111,7 @@ class Job:
             shutil.rmtree(without, ignore_errors=True)
         manifest = self.manifest(name, source)
         (self.folder / MANIFEST).write_bytes(manifest.to_json())
-        try:
-            return read_manifest(self.folder)
-        except PackageError as error:  # nothing has checked the types of what JSON files said
-            raise CheckpointError(
-                f"{self.checkpoint.folder}: a value in its JSON files cannot be used: "
-                f"{error.__cause__}"
-            ) from error
+        return read_manifest(self.folder)  # as the runtime will
 
     def write(self, report: Progress) -> None:
         """Makes all weights and saves the graphs."""

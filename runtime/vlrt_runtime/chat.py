@@ -15,15 +15,14 @@ from typing import Any, NoReturn, cast
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vlrt_runtime.errors import InputError, PackageError
+from vlrt_runtime.sandbox import Sandbox
 from vlrt_runtime.video import Video, as_video
 
 __all__ = ["Message", "as_messages", "compile_template"]
 
 Message = Mapping[str, Any]
-MAX_TEXT = 1 << 24  # characters of a prompt; far more than any context holds
 
 
 def as_messages(
@@ -113,14 +112,14 @@ def compile_template(
         PackageError: the template cannot be parsed.
         InputError: from the function: the template refuses the messages.
     """
-    environment: Any = ImmutableSandboxedEnvironment(
+    environment: Any = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _now
     try:
-        template = environment.from_string(source)
+        template = environment.guarded(source)
     except Exception as error:  # RecursionError and the like, of templates nested too deeply
         raise PackageError(
             f"chat template: it is damaged: {_reason(error)}; export the package again"
@@ -128,18 +127,12 @@ def compile_template(
 
     def render(messages: Sequence[Message]) -> str:
         variables = {**special_tokens, "messages": messages, "add_generation_prompt": True}
-        text, length = list[str](), 0
         try:
-            for piece in template.generate(variables):
-                text.append(piece)
-                length += len(piece)
-                if length > MAX_TEXT:
-                    raise OverflowError(f"they become more than {MAX_TEXT} characters")
+            return "".join(environment.pieces(template, variables))
         except Exception as error:  # a template is a program: it may fail in any way
             raise InputError(
                 f"chat template: it refuses these messages: {_reason(error)}"
             ) from error
-        return "".join(text)
 
     return render
 

@@ -259,30 +259,12 @@ def test_a_plan_for_a_graph_that_is_not_there():
         precision_plan(["decoder"], overrides={"projector": "int8", "decoder": None})
 
 
-@pytest.mark.parametrize("model_type", ["qwen3", None, ["qwen2_vl"], 3])
+@pytest.mark.parametrize("model_type", ["qwen3", None])
 def test_another_model_type_lists_the_supported_ones(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(CheckpointError) as caught:
         export(tmp_path, tmp_path / "out")
     assert f"model_type {model_type!r}, expected one of {', '.join(FAMILIES)}" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("file", "key", "value", "said"),
-    [
-        ("config.json", "max_position_embeddings", None, "generation.max_context"),
-        ("generation_config.json", "eos_token_id", ["</s>"], "generation.stop_ids"),
-        ("config.json", "image_token_id", "<image>", "tokens"),
-    ],
-)
-def test_a_value_that_the_runtime_would_refuse(small_qwen2_vl, tmp_path, file, key, value, said):
-    folder = tmp_path / "it"
-    shutil.copytree(small_qwen2_vl, folder)
-    given = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps(given | {key: value}))
-    with pytest.raises(CheckpointError, match=rf"cannot be used: Expected `int`, got .*{said}"):
-        export(folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

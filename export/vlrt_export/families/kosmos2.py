@@ -112,6 +112,7 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
         CheckpointError: tokenizer.json lacks a tag.
     """
     text: Mapping[str, Any] = checkpoint.config.get("text_config") or {}
+    stop = text.get("eos_token_id", 2)
     entries = checkpoint.optional_json("tokenizer.json").get("added_tokens") or []
     added = {entry["content"]: entry["id"] for entry in entries}
     named = {"bos": "<s>", "image": "<image>", "image_end": "</image>"}
@@ -141,7 +142,7 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
         },
         text={"clean_up": bool(checkpoint.optional_json("tokenizer_config.json").get(clean))},
         max_context=text.get("max_position_embeddings", 2048),
-        stop_ids=(text.get("eos_token_id", 2),),
+        stop_ids=tuple(stop) if isinstance(stop, list) else (stop,),
     )
 
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlrt_export.checkpoint import Checkpoint
-from vlrt_export.config import decoder_config, image_config, image_parameters, text_config
+from vlrt_export.config import (
+    decoder_config,
+    image_config,
+    image_parameters,
+    require,
+    text_config,
+)
 from vlrt_export.families import Family, Fixed, Runtime, one_size, replace_prefix
 from vlrt_export.families.mllama_decoder import Decoder, Projector
 from vlrt_export.families.mllama_layers import HIDDEN, VisionConfig, arrangements
@@ -54,13 +60,20 @@ class Config:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Config:
-        """From config.json as published or as transformers 5 writes it."""
+        """From config.json as published or as transformers 5 writes it.
+
+        Raises:
+            CheckpointError: a layer that looks at pictures is none of the layers.
+        """
         text = language(config)
-        return cls(
-            decoder=decoder_config(text),
-            vision=VisionConfig.read(config.get("vision_config") or {}),
-            cross_attention_layers=tuple(text["cross_attention_layers"]),
-        )
+        decoder, crosses = decoder_config(text), tuple(text["cross_attention_layers"])
+        if not set(crosses) <= set(range(decoder.num_hidden_layers)):
+            raise CheckpointError(
+                f"config.json: cross_attention_layers {crosses}, expected 0 to "
+                f"{decoder.num_hidden_layers - 1}"
+            )
+        vision = VisionConfig.read(config.get("vision_config") or {})
+        return cls(decoder=decoder, vision=vision, cross_attention_layers=crosses)
 
 
 def language(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def runtime(checkpoint: Checkpoint, config: Config) -> Runtime:
         rope={
             "theta": rope["rope_theta"],
             "head_dim": config.decoder.head_dim,
-            "scaling": {key: rope[key] for key in SCALING} if kind == "llama3" else None,
+            "scaling": {key: require(rope, key) for key in SCALING} if kind == "llama3" else None,
         },
         max_context=text["max_position_embeddings"],
     )

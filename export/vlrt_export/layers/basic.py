@@ -18,7 +18,7 @@ class RMSNorm(Layer):
 
     def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
         super().__init__()
-        self.eps, self.plain_sum = eps, weights.target.static
+        self.eps, self.plain_sum = float(eps), weights.target.static
         self.weight = self.vector(weights, f"{name}.weight", [size])
 
     def forward(self, op: Any, x: Any, residual: Any = None) -> tuple[Any, Any]:
@@ -43,7 +43,7 @@ class LayerNorm(Layer):
 
     def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
         super().__init__()
-        self.eps, self.dtype = eps, weights.dtype
+        self.eps, self.dtype = float(eps), weights.dtype
         self.weight = self.vector(weights.wide, f"{name}.weight", [size])
         self.bias = self.vector(weights.wide, f"{name}.bias", [size])
 
