@@ -69,7 +69,7 @@ class Config(msgspec.Struct):
     max_num_tiles: Annotated[int, Meta(ge=1, le=64)] | None = None
     num_channels: Few = None
     in_channels: Few = None
-    vision_feature_layer: Index | None = None
+    vision_feature_layer: Index | tuple[Index, ...] | None = None  # several: no model of ours
     vision_feature_select_strategy: str | None = None
     intermediate_layers_indices: tuple[Index, ...] | None = None
     cross_attention_layers: tuple[Index, ...] | None = None
