@@ -180,8 +180,7 @@ class Generation:
         for digest, picture in unknown.items():
             encoded[digest] = model.encode(picture, partial(_shifted, watch, done, total))
             done += picture.runs
-        if not model.keep_encoder:
-            model.backend.release("vision_encoder")
+        model.release_encoder()
         if total:
             watch(total, total)
         self._clock.lap("encode")

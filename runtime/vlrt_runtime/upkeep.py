@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.manifest import Manifest
-from vlrt_runtime.memory import private
+from vlrt_runtime.memory import give_back, private
 from vlrt_runtime.prompts import Prompts
 from vlrt_runtime.reuse import PrefixStore
 from vlrt_runtime.turns import Turns
@@ -109,13 +108,24 @@ class Upkeep(Prompts):
         """
         self.turns.when_free(self._unload)
 
+    def release_encoder(self) -> None:
+        """Gives the vision encoder back, where it is not to stay."""
+        if not self.keep_encoder:
+            self.backend.release("vision_encoder")
+            give_back()
+
     def trim(self) -> None:
         """Empties the caches where this process holds more than the budget."""
         if self.budget.total is None or (private() or 0) <= self.budget.total:
             return
         self.features.clear()
         self.prefixes.clear()
-        _give_back()
+        give_back()
+
+    def __del__(self) -> None:
+        # A model that is dropped gives all back as well; one that failed to open has nothing.
+        if hasattr(self, "turns") and not sys.is_finalizing():
+            self._unload()
 
     def _unload(self) -> None:
         self.epoch += 1
@@ -124,7 +134,7 @@ class Upkeep(Prompts):
         self.features.clear()
         self.prefixes.clear()
         self.forget()
-        _give_back()
+        give_back()
 
     def _idle(self) -> float | None:
         """Unloads where nobody asked for long enough; else seconds until it may be so."""
@@ -150,11 +160,3 @@ def _look(reference: weakref.ref[Upkeep]) -> None:
     del model
     if left is not None:
         _watch(reference, left)
-
-
-def _give_back() -> None:
-    """Has the allocator return what is free: glibc keeps tens of megabytes otherwise."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)

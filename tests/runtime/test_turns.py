@@ -270,6 +270,16 @@ def test_a_waiting_answer_is_cancelled_at_once_and_reads_nothing(model: Model):
     held.close()
 
 
+@pytest.mark.usefixtures("patient")
+def test_models_do_not_wait_for_one_another(model: Model, small_package: Path, free):
+    held, told = hold(model), list[Progress]()
+    other = Model(small_package, threads=1)
+    answer = other.generate(ASK, max_new_tokens=24, on_progress=told.append)
+    assert answer.token_ids == free.token_ids
+    assert told[0].stage == "preprocess"
+    assert held.result().token_ids == free.token_ids
+
+
 def test_an_answer_that_fails_gives_its_turn_back(model: Model, free):
     for _ in range(3):
         with pytest.raises(InputError):

@@ -125,7 +125,8 @@ def test_a_cancelled_waiter_opens_nothing(small_package: Path):
     assert not model.loaded
 
 
-def test_memory_comes_back(small_package: Path):
+@pytest.mark.parametrize("how", ["unload", "drop"])
+def test_memory_comes_back(small_package: Path, how: str):
     """What graphs and caches held is private memory, and is not any more."""
     if private() is None:
         pytest.skip("this system does not say how much memory is private")
@@ -135,7 +136,11 @@ def test_memory_comes_back(small_package: Path):
     kept = model.features.nbytes + model.prefixes.nbytes
     assert kept > 2 << 20
     before = private() or 0
-    model.unload()
+    if how == "unload":
+        model.unload()
+    else:
+        del model
+        gc.collect()
     assert before - (private() or 0) > kept / 2
 
 
