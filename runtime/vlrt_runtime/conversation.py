@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from vlrt_runtime.model import Model
 
-__all__ = ["Chat", "Turn"]
+__all__ = ["Chat", "Picture", "Turn"]
 
 SCHEMA_VERSION = 1
 MAX_PICTURE = 128 << 20  # bytes of a picture's file

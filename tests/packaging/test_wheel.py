@@ -84,7 +84,7 @@ def test_the_sdist_holds_sources_and_tests_only(built):
         paths = [PurePosixPath(name).parts[1:] for name in archive.getnames()]
     assert {parts[0] for parts in paths} - {"benchmarks"} == {
         *(".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"),
-        *("docs", "export", "runtime", "scripts", "tests", "vlrt"),
+        *("docs", "examples", "export", "runtime", "scripts", "tests", "vlrt"),
     }
     assert built.sdist.stat().st_size <= DEMO_BYTES + CODE_BYTES
 
@@ -118,6 +118,7 @@ def test_the_command(files: dict[str, bytes]):
     entries = ConfigParser()
     entries.read_string(files[f"{DIST_INFO}/entry_points.txt"].decode())
     assert dict(entries["console_scripts"]) == {"vlrt": "vlrt.cli:main"}
+    assert dict(entries["pyinstaller40"]) == {"hook-dirs": "vlrt._pyinstaller:get_hook_dirs"}
 
 
 @pytest.mark.skipif("VLRT_WHEEL" not in os.environ, reason="VLRT_WHEEL is set by .ci/run")

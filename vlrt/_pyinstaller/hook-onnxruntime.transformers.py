@@ -1,3 +1,5 @@
-"""onnxruntime imports this for a report on the machine, which names torch's version if it can."""
+"""onnxruntime has this for a report on the machine, which looks for torch and tensorflow."""
 
-excludedimports = ["torch", "transformers"]
+from __future__ import annotations
+
+excludedimports = ["torch", "tensorflow"]

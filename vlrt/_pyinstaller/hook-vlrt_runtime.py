@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from PyInstaller.utils.hooks import collect_submodules
 
 hiddenimports = collect_submodules("vlrt_runtime")
-# Large, and brings torch along; on a Mac pyobjc's CoreML does the same.
-excludedimports = ["coremltools"]
+# Core ML, where pyobjc brings it. Videos and JSON schemas are left to apps that have them: those
+# import av (80 MB) and llguidance themselves.
+hiddenimports += [name for name in ("CoreML", "Foundation") if find_spec(name)]

@@ -1,4 +1,4 @@
-"""The command line: `vlrt demo`, `export`, `run`, `inspect`, `verify`, `bench`, `serve`, ...
+"""The command line: `vlrt demo`, `export`, `run`, `chat`, `serve`, `inspect`, `verify`, ...
 
 Exit status: 0 done; 2 the user's mistake, told in one line; 1 a fault. `--debug` shows where it
 came from. Handlers import what they need when they run, so that `vlrt --help` is quick.
@@ -10,13 +10,12 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlrt.cli import answer_options, bench_options, serve_options
-from vlrt_runtime.errors import VlrtError
+from vlrt.cli import answer_options, bench_options, chat_options, serve_options
+from vlrt.cli.errors import fail, tell
 from vlrt_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -49,10 +48,13 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_verify(commands)
     _add_demo(commands)
-    bench_options.add_options(commands.add_parser("bench", help="measure packages on this machine"))
+    chat = commands.add_parser("chat", help="talk about pictures in a terminal, or over a pipe")
+    chat_options.add_options(chat)
+    _add_device(chat)
     serve = commands.add_parser("serve", help="answer over HTTP, as OpenAI's API does")
     serve_options.add_options(serve)
     _add_device(serve)
+    bench_options.add_options(commands.add_parser("bench", help="measure packages on this machine"))
     models = commands.add_parser("models", help="list the models known by a short name")
     models.add_argument("--json", action="store_true", help="print one JSON object")
     cache = commands.add_parser("cache", help="show or clear prepacked weights")
@@ -76,23 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = handler.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except VlrtError as error:
-        return _fail(str(error), 2, debug=args.debug)
     except Exception as error:  # noqa: BLE001  whatever it is, it is told and not thrown
-        message = f"fault: {type(error).__name__}: {error}; --debug shows where"
-        return _fail(message, 1, debug=args.debug)
+        return tell(error, debug=args.debug)
     return int(status)
-
-
-def _fail(message: str, status: int, *, debug: bool = False) -> int:
-    if debug:
-        traceback.print_exc()
-    print("vlrt: " + " ".join(message.split()), file=sys.stderr)
-    return status
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
