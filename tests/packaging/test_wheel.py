@@ -26,7 +26,7 @@ FOLDERS = {
 }
 DEMO = ("vlrt/demo/checkpoint/", "vlrt/demo/picture.png")  # the one place for anything but code
 DEMO_BYTES = 16_000_000
-CODE_BYTES = 1_000_000
+CODE_BYTES = 1_500_000
 DIST_INFO = f"vlrt-{vlrt.__version__}.dist-info"
 
 
