@@ -17,7 +17,7 @@ from support.commands import told
 from support.pictures import picture
 from vlrt_runtime.errors import PackageError
 
-COMMANDS = ("export", "run", "inspect", "verify", "models")
+COMMANDS = ("export", "run", "chat", "inspect", "verify", "models")
 ANSWER = {"text", "token_ids", "finish_reason", "prompt_tokens", "image_tokens", "timings_ms"}
 TIMINGS = {
     *("load", "queued", "preprocess", "encode", "project", "prefill", "ttft", "tpot", "total"),

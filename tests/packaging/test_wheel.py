@@ -53,7 +53,7 @@ def test_every_module_is_in_and_nothing_else(files: dict[str, bytes]):
     expected = {
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in FOLDERS.items()
-        for pattern in ("*.py", "py.typed")
+        for pattern in ("*.py", "py.typed", "static/*")
         for path in folder.rglob(pattern)
     }
     assert {f"{package}/py.typed" for package in FOLDERS} <= expected

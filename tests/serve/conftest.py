@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +32,12 @@ class Running:
     port: int
     options: ServeOptions
     engine: Engine
-    model: Model
+    server: Server
+    thread: threading.Thread
+
+    @property
+    def connections(self) -> set[Any]:
+        return self.server.server_state.connections
 
     def openai(self, **options: Any) -> openai.OpenAI:
         given = {"api_key": "none", "timeout": 30, "max_retries": 0, **options}
@@ -64,17 +70,24 @@ def serve(demo_model: Model) -> Iterator[Serve]:
     """Starts servers with options of their own, and stops them at the end."""
     started: list[tuple[Server, threading.Thread]] = []
 
-    def start(model: Any = None, **options: Any) -> Running:
+    def start(model: Any = None, send_buffer: int | None = None, **options: Any) -> Running:
         chosen = replace(OPTIONS, **options)
         app = create_app(demo_model if model is None else model, chosen)
         server, bound = Server(app, chosen), bind("127.0.0.1", 0)
+        if send_buffer is not None:  # what the system takes of an answer that nobody reads
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         bound.listen(128)
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         started.append((server, thread))
         port = bound.getsockname()[1]
         return Running(
-            f"http://127.0.0.1:{port}", port, chosen, app.state.engine, app.state.engine.model
+            f"http://127.0.0.1:{port}",
+            port,
+            chosen,
+            app.state.engine,
+            server,
+            thread,
         )
 
     yield start

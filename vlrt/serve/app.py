@@ -120,6 +120,8 @@ class _Routes:
             model.manifest.generation.max_context,
             options.max_tokens,
             options.max_pictures,
+            options.max_body,
+            options.max_pixels,
         )
         self.card = ModelCard(options.name, int(time.time()), details)
 

@@ -103,20 +103,22 @@ class KeyCheck:
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self.app = app
-        self._digest = _digest(api_key)
+        self._digest = hashlib.sha256(api_key.encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As an ASGI application."""
         if scope["type"] == "http" and not _open(scope["path"]):
             given = Headers(scope=scope).get("authorization", "")
             kind, _, key = given.partition(" ")
-            # Digests have one length, so that the time it takes tells nothing of the key.
-            same = hmac.compare_digest(_digest(key.strip()), self._digest)
+            # Digests have one length, so that the time it takes tells nothing of the key's.
+            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
+            same = hmac.compare_digest(digest, self._digest)
             if kind.lower() != "bearer" or not same:
-                raise ApiError(
-                    401, "API key: none, or a wrong one; send Authorization: Bearer KEY",
-                    code="invalid_api_key", headers={"www-authenticate": "Bearer"},
-                )  # fmt: skip
+                message = "API key: none, or a wrong one; send Authorization: Bearer KEY"
+                headers = {"www-authenticate": "Bearer"}
+                told = ApiError(401, message, code="invalid_api_key", headers=headers)
+                await told.response()(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
 
@@ -157,7 +159,3 @@ def _followed_link(scope: Scope, headers: Headers) -> bool:
 
 def _open(path: str) -> bool:
     return path in OPEN or path.startswith("/static/")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

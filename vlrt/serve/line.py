@@ -92,9 +92,14 @@ class Line:
             place.moved(number, self.waiting)
 
     def _full(self) -> ApiError:
-        seconds = min(max(math.ceil(self.seconds * self.waiting / self.parallel), 1), 60)
-        message = f"busy: {self.waiting} requests wait already; come back in {seconds} s"
-        return ApiError(429, message, code="queue_full", headers={"retry-after": str(seconds)})
+        seconds = min(self.seconds * (self.waiting + 1) / self.parallel, 60.0)
+        message = f"busy: {self.waiting} requests wait already; come back in {seconds:.1f} s"
+        # OpenAI's clients take the second, which the first is too coarse for.
+        headers = {
+            "retry-after": str(math.ceil(seconds)),
+            "retry-after-ms": str(math.ceil(seconds * 1e3)),
+        }
+        return ApiError(429, message, code="queue_full", headers=headers)
 
     @staticmethod
     def _stopping() -> ApiError:

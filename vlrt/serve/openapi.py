@@ -8,7 +8,7 @@ import msgspec
 
 from vlrt.serve.options import ServeOptions
 from vlrt.serve.requests import ChatRequest
-from vlrt.serve.wire import Chunk, Completion, ErrorBody, Health, ModelCard, ModelList
+from vlrt.serve.wire import Chunk, Completion, ErrorBody, Health, ModelCard, ModelList, StageChunk
 from vlrt_runtime.version import __version__
 
 __all__ = ["description"]
@@ -32,9 +32,12 @@ Json = dict[str, Any]
 
 def description(options: ServeOptions) -> Json:
     """For `/openapi.json`."""
-    types = (ChatRequest, Completion, Chunk, ModelList, ModelCard, Health, ErrorBody)
+    types = (
+        *(ChatRequest, Completion, ModelList, ModelCard, Health, ErrorBody),
+        *(Chunk, StageChunk),  # of streams: described, if not as a body
+    )
     schemas, components = msgspec.json.schema_components(types, ref_template=COMPONENTS + "{name}")
-    asked, completion, chunk, models, card, health, error = schemas
+    asked, completion, models, card, health, error, *_ = schemas
     failures = {
         str(status): {"description": text, "content": _json(error)}
         for status, text in REASONS.items()
@@ -43,10 +46,9 @@ def description(options: ServeOptions) -> Json:
         failures[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
     common = {status: failures[status] for status in ("401", "403", "500")}
     answered = {
-        "description": "The answer; as server-sent events of chunks where stream is true",
+        "description": "The answer; where stream is true, events: Chunk and StageChunk",
         "content": _json(completion) | {"text/event-stream": {"schema": {"type": "string"}}},
     }
-    components["ChatCompletionChunk"] = chunk
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     chat: Json = {
         "operationId": "createChatCompletion",

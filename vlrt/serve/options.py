@@ -31,6 +31,7 @@ class ServeOptions:
         max_connections: at once.
         header_seconds: for a client to send a request's head.
         body_seconds: and its body.
+        keep_seconds: that a connection stays open for a next request.
         write_seconds: for a client that has stopped reading to go on.
         ping_seconds: between signs of life to a client that waits for a stream.
         grace_seconds: for answers to end after the server was told to stop.
@@ -54,6 +55,7 @@ class ServeOptions:
     max_connections: int = 256
     header_seconds: float = 10.0
     body_seconds: float = 30.0
+    keep_seconds: int = 5
     write_seconds: float = 30.0
     ping_seconds: float = 10.0
     grace_seconds: float = 10.0

@@ -9,9 +9,12 @@ from vlrt.serve.errors import ApiError
 from vlrt.serve.options import ServeOptions
 from vlrt.serve.pictures import picture_bytes
 from vlrt.serve.requests import ChatRequest, RequestMessage, TextPart
+from vlrt.serve.wire import encode
 from vlrt_runtime.options import Keywords
 
 __all__ = ["Question", "question"]
+
+MAX_SCHEMA = 1 << 16  # bytes, as JSON
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ def question(request: ChatRequest, options: ServeOptions) -> Question:
 
 def _within(request: ChatRequest, options: ServeOptions) -> None:
     """Before any picture is fetched or decoded."""
+    if request.schema is not None and len(encode(request.schema)) > MAX_SCHEMA:
+        raise ApiError(
+            400, f"response_format: a schema of more than {MAX_SCHEMA} bytes; simplify it",
+            code="invalid_value", param="response_format",
+        )  # fmt: skip
     text = pictures = 0
     for message in request.messages:
         if isinstance(message.content, str):

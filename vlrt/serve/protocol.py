@@ -36,11 +36,21 @@ def patient_protocol(options: ServeOptions) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._reader = self.loop.call_later(options.write_seconds, self.transport.abort)
+            self._abort_later()
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._reader = _stopped(self._reader)
+            if not self.transport.is_closing():
+                self._reader = _stopped(self._reader)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._abort_later()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._abort_later()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -48,6 +58,11 @@ def patient_protocol(options: ServeOptions) -> type[asyncio.Protocol]:
 
         def _await_head(self) -> None:
             self._head = self.loop.call_later(options.header_seconds, self.transport.close)
+
+        def _abort_later(self) -> None:
+            """Closing waits until everything is sent, and for ever where nobody reads."""
+            if self._reader is None:
+                self._reader = self.loop.call_later(options.write_seconds, self.transport.abort)
 
     return PatientProtocol
 

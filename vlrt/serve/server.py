@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                timeout_keep_alive=options.keep_seconds,
                 limit_concurrency=options.max_connections,
                 timeout_graceful_shutdown=int(options.grace_seconds) + 2,
             )

@@ -138,13 +138,15 @@ class StageChunk(_AnyChunk, kw_only=True):
 
 
 class Details(msgspec.Struct):
-    """What vlrt tells of its model."""
+    """What vlrt tells of its model; the limits are those of `ServeOptions`."""
 
     family: str
     device: str
     max_context: int
     max_tokens: int
     max_pictures: int
+    max_body: int
+    max_pixels: int
 
 
 class ModelCard(msgspec.Struct):

@@ -159,10 +159,14 @@ def test_on_a_phone(visit, demo_url: str, width: int):
     expect(page.locator(".answer")).to_be_in_viewport()
 
 
-def test_reduced_motion(visit, endless_url: str):
+def test_reduced_motion(endless: Visit, visit, endless_url: str):
+    first = endless.ask("Tell me all.")
+    expect(first.locator(".answer")).not_to_be_empty()
     for motion, moves in (("no-preference", True), ("reduce", False)):
         other = visit(endless_url, reduced_motion=motion)
         style = "getComputedStyle(document.querySelector('progress')).animationName"
-        turn = other.ask("Tell me all.")
+        turn = other.ask("Me too.")
+        expect(turn.get_by_text("Waiting")).to_be_visible()
         assert (other.page.evaluate(style) != "none") == moves
         other.stop(turn)
+    endless.stop(first)

@@ -129,6 +129,32 @@ def test_who_waits_is_told_so(endless: Visit, visit, endless_url: str):
     wait_until(lambda: other.waiting() == 0)
 
 
+def test_names_in_an_answer_show_their_boxes(demo: Visit):
+    text = "\N{GRINNING FACE} A red star and <b>a car</b>, two."
+    entities = [
+        {"name": "a car", "span": [20, 25], "boxes": [[0, 0, 0.5, 1]]},
+        {"name": "A red star", "span": [2, 12], "boxes": [[0.1, 0.2, 0.3, 0.4]]},
+        {"name": "", "span": [0, 0], "boxes": [[0, 0, 1, 1]]},
+    ]
+    shown = demo.page.evaluate(
+        """async ([text, entities]) => {
+          const { namedText, unnamed } = await import("/static/boxes.js");
+          const told = [];
+          const nodes = namedText(text, entities, (number) => told.push(number));
+          for (const node of nodes) if (node.click) node.click();
+          const names = unnamed(entities, () => {}).map((button) => button.textContent);
+          return [nodes.map((node) => node.outerHTML ?? node), told, names];
+        }""",
+        [text, entities],
+    )
+    nodes, told, names = shown
+    assert nodes[0::2] == ["\N{GRINNING FACE} ", " and <b>", "</b>, two."]
+    assert [re.sub("<.*?>", "", node) for node in nodes[1::2]] == ["A red star", "a car"]
+    assert "10 % to 30 % from the left, 20 % to 40 % from the top" in nodes[1]
+    assert told == [1, 0]
+    assert names == ["Box 3"]
+
+
 def test_what_is_said_is_never_markup(demo: Visit):
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
     demo.answer(markup)

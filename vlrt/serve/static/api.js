@@ -54,7 +54,8 @@ export async function ask(body, on, signal) {
   throw new ApiError("The connection broke before the answer was whole.");
 }
 
-async function send(path, options = {}) {
+/** Fetches, with the key where one is known; what is not OK is thrown. */
+export async function send(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   let response;

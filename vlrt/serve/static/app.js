@@ -1,6 +1,6 @@
 // The page: puts its parts together. Nothing of it is kept when the tab is closed.
 
-import { ApiError, ask, servedModel, useKey } from "./api.js";
+import { ApiError, ask, send, servedModel, useKey } from "./api.js";
 import { Conversation } from "./conversation.js";
 import { byId } from "./dom.js";
 import { Gallery } from "./gallery.js";
@@ -14,7 +14,8 @@ const conversation = new Conversation();
 const gallery = new Gallery(conversation, removePicture);
 const live = new Announcer(byId("live"));
 const question = byId("question");
-const limits = { bytes: 32 << 20, pixels: 64 << 20, pictures: 8 }; // the server tells its own
+const limits = {}; // the server's: bytes of a request, pixels and number of its pictures
+let taking = null; // resolves when the pictures so far have been read
 let running = null; // of the answer under way: what stops it
 let last = null; // the newest turn's view
 
@@ -25,9 +26,7 @@ async function start() {
     byId("model").textContent = `${id} on ${vlrt.device}`;
     byId("max-tokens").max = byId("max-tokens").value = vlrt.max_tokens;
     byId("remember").checked = !SINGLE.includes(id);
-    limits.pictures = vlrt.max_pictures;
-    limits.bytes = vlrt.max_body ?? limits.bytes;
-    limits.pixels = vlrt.max_pixels ?? limits.pixels;
+    Object.assign(limits, { pictures: vlrt.max_pictures, bytes: vlrt.max_body, pixels: vlrt.max_pixels });
     notice("");
   } catch (error) {
     if (error.status === 401) askForKey(start);
@@ -37,7 +36,13 @@ async function start() {
 
 // Pictures
 
-async function takePictures(files) {
+/** One after the other, so that each finds what the others have left of the limits. */
+function takePictures(files) {
+  taking = taking.then(async () => takeFiles(await files)).catch((error) => notice(error.message));
+}
+
+async function takeFiles(files) {
+  if (!limits.bytes) throw new Error("The server has not told its limits; reload the page.");
   const refused = [];
   for (const file of files) {
     try {
@@ -66,15 +71,15 @@ function removePicture(picture) {
   (conversation.pictures.length ? byId("add") : document.querySelector("#empty [data-pick]")).focus();
 }
 
-async function takeExample() {
-  const response = await fetch("/static/example.png").catch(() => null);
-  if (!response?.ok) return notice("The server does not answer. Is vlrt serve still running?");
-  return takePictures([new File([await response.blob()], "example.png", { type: "image/png" })]);
+async function example() {
+  const response = await send("/static/example.png");
+  return [new File([await response.blob()], "example.png", { type: "image/png" })];
 }
 
 // Questions
 
-function begin() {
+async function begin() {
+  await taking;
   const text = question.value.trim();
   if (running || !text) return;
   question.value = "";
@@ -93,14 +98,14 @@ function begin() {
 
 async function answer(turn, view) {
   running = new AbortController();
-  view.begin();
+  view.begin(turn);
   busy(true);
   turn.answer = "";
   gallery.point([]);
   scrollDown(true);
   try {
-    const body = { messages: conversation.messages(turn, byId("remember").checked), max_tokens: maxTokens() };
-    const told = await ask(body, {
+    const messages = conversation.messages(turn, byId("remember").checked);
+    const told = await ask({ messages, ...chosen() }, {
       piece(text) {
         turn.answer += text;
         view.piece(text, scrollDown);
@@ -179,10 +184,10 @@ function startOver() {
   question.focus();
 }
 
-function maxTokens() {
-  const { value, max } = byId("max-tokens");
-  const most = Number(max) || undefined;
-  return Math.min(Math.max(1, Math.round(Number(value)) || most), most) || undefined;
+/** Of the options, what can be used: the server's own stands for what is empty or out of range. */
+function chosen() {
+  const of = (input) => (input.value && input.validity.valid ? Number(input.value) : undefined);
+  return { max_tokens: of(byId("max-tokens")), temperature: of(byId("temperature")) };
 }
 
 // Small things
@@ -236,6 +241,6 @@ byId("ask").onsubmit = (event) => {
 };
 byId("stop").onclick = () => running?.abort();
 byId("reset").onclick = startOver;
-byId("example").onclick = takeExample;
+byId("example").onclick = () => takePictures(example());
 listen(takePictures);
-start();
+taking = start();

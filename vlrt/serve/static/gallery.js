@@ -3,6 +3,8 @@
 import { drawBoxes } from "./boxes.js";
 import { byId, element, preview } from "./dom.js";
 
+const short = (name) => (name.length > 34 ? `${name.slice(0, 22)}…${name.slice(-10)}` : name);
+
 export class Gallery {
   index = 0;
   entities = [];
@@ -57,7 +59,7 @@ export class Gallery {
     const size = picture.width ? `${picture.width} × ${picture.height}` : "";
     const waits = this.conversation.waiting.includes(picture) && this.conversation.turns.length;
     const unsure = count > 1 && this.entities.some(({ image: at }) => at === null) && "the answer does not say which picture its boxes are of";
-    const said = [picture.name, size, picture.note, waits && "goes with your next question", unsure];
+    const said = [short(picture.name), size, picture.note, waits && "goes with your next question", unsure];
     byId("caption").textContent = said.filter(Boolean).join(" · ");
     drawBoxes(byId("boxes"), this.entities, this.index, count);
   }

@@ -26,14 +26,16 @@ export class TurnView {
     this.progress = element("p", { className: "doing" }, this.bar, this.doing);
     this.after = element("div", { className: "after" });
     this.bar.setAttribute("aria-label", "Progress");
-    const previews = turn.pictures.map((picture) => preview(picture, picture.name));
+    this.sent = element("div", { className: "sent" });
     this.root = element("article", { className: "turn" },
-      previews.length ? element("div", { className: "sent" }, ...previews) : null,
+      this.sent,
       element("h3", { className: "question", dir: "auto" }, turn.question),
       this.answer, this.progress, this.after);
   }
 
-  begin() {
+  begin({ pictures }) {
+    this.sent.replaceChildren(...pictures.map((picture) => preview(picture, picture.name)));
+    this.sent.hidden = pictures.length === 0;
     this.text = document.createTextNode("");
     this.pieces = "";
     this.frame = null;
