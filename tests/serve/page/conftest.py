@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 Visitor = Callable[..., "Visit"]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def demo_url(browser: Browser) -> Iterator[str]:
     from support.page import serving
 
@@ -40,7 +40,7 @@ def demo_url(browser: Browser) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def endless_url(browser: Browser, small_package: Path) -> Iterator[str]:
     """Random weights: they go on until the context is full, in a minute or two."""
     from support.page import serving
