@@ -139,6 +139,14 @@ def test_system_text_is_told(talk, small_package: Path):
     assert "--system: a saved" in talk(options=("--system", "x", "--load", "y"))[2][0]
 
 
+def test_answers_are_drawn_and_stopped_as_asked(talk, small_package: Path):
+    drawn = vlrt.Sampling(temperature=0.9, seed=3)
+    chat = vlrt.load(small_package).chat(max_new_tokens=6, sampling=drawn)
+    options = ("--temperature", "0.9", "--seed", "3")
+    assert talk("What?", options=options)[1] == [chat.ask("What?").text]
+    assert "--seed: nothing is drawn" in talk("What?", options=options[2:])[2][0]
+
+
 def test_quit_ends_and_help_tells(talk):
     status, out, err = talk("/help", "/quit", "What?")
     assert (status, out) == (0, [])

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     chat = commands.add_parser("chat", help="talk about pictures in a terminal, or over a pipe")
     chat_options.add_options(chat)
+    answer_options.add_options(chat)
     _add_device(chat)
     serve = commands.add_parser("serve", help="answer over HTTP, as OpenAI's API does")
     serve_options.add_options(serve)

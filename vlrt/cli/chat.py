@@ -9,9 +9,9 @@ from pathlib import Path
 import vlrt
 from vlrt.chat.lines import Lines, open_lines
 from vlrt.chat.session import COMMANDS, Session
+from vlrt.cli.answer_options import answer_options
 from vlrt.cli.errors import tell
 from vlrt_runtime.errors import InputError
-from vlrt_runtime.options import Keywords
 
 __all__ = ["run"]
 
@@ -20,6 +20,8 @@ def run(args: argparse.Namespace) -> int:
     """Talks until the lines end. Over a pipe, the status tells of the last thing that failed."""
     if args.load and args.system is not None:
         raise InputError("--system: a saved conversation has its own; leave out --load, or this")
+    defaults = answer_options(args)
+    defaults["max_new_tokens"] = args.max_new_tokens
     model = vlrt.load(
         args.package,
         device=args.device,
@@ -30,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
         mil_precision=args.mil_precision,
         cache=not args.no_cache,
     )
-    defaults = Keywords(max_new_tokens=args.max_new_tokens)
     lines = open_lines(COMMANDS)
     session = Session(
         model, terminal=lines.terminal, system=args.system, stats=args.stats, defaults=defaults
