@@ -51,12 +51,13 @@ class PictureView(QWidget):
             painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
             painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, self._hint)
             return
-        area = self._area()
+        area = self.picture_area()
         painter.drawImage(area, self._image)
         for number, entity in enumerate(self._entities):
             self._draw(painter, area, entity, QColor.fromHsvF(number * GOLDEN % 1, 0.9, 0.95))
 
-    def _area(self) -> QRect:
+    def picture_area(self) -> QRect:
+        """Where the picture is, in pixels of this widget."""
         size = self._image.size().scaled(self.size(), Qt.AspectRatioMode.KeepAspectRatio)
         area = QRect(0, 0, size.width(), size.height())
         area.moveCenter(self.rect().center())

@@ -21,6 +21,9 @@ class Worker(QThread):
     """Does one thing after the other, and tells by signals, which Qt brings to the window's thread.
 
     Its methods come back at once, and are for the window's thread.
+
+    Attributes:
+        max_new_tokens: of an answer.
     """
 
     opened = Signal(str)  # the package's name: it can be asked
@@ -32,6 +35,7 @@ class Worker(QThread):
 
     def __init__(self) -> None:
         super().__init__()
+        self.max_new_tokens = 512
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._model: vlrt.Model | None = None
         self._stream: vlrt.Stream | None = None
@@ -51,7 +55,12 @@ class Worker(QThread):
         assert self._model is not None
         pictures = [] if picture is None else [picture]
         # Nothing is computed before the first piece is asked for; but it can be stopped from now.
-        self._stream = self._model.stream(question, images=pictures, on_progress=self._progress)
+        self._stream = self._model.stream(
+            question,
+            images=pictures,
+            max_new_tokens=self.max_new_tokens,
+            on_progress=self._progress,
+        )
         self._jobs.put(partial(self._answer, self._stream))
 
     def stop(self) -> None:
