@@ -107,6 +107,7 @@ def main() -> None:
         lines = iter(server.stdout.readline, "")
         url = next(m[0] for line in lines if (m := re.search(r"http://[\w.:\[\]]+\d", line)))
         threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
+        wait_for(url)
         load = Load(url, args.requests, psutil.Process(server.pid))
         every, expected = max(1, args.requests // 10), dict[str, str]()
         started = time.perf_counter()
@@ -122,6 +123,17 @@ def main() -> None:
     finally:
         server.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
         server.wait(30)
+
+
+def wait_for(url: str) -> None:
+    """Until the server listens, which it does just after it has told its address."""
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=10).close()
+            return
+        except urllib.error.URLError:  # noqa: PERF203
+            time.sleep(0.05)
+    raise SystemExit(f"{url}: nobody answers")
 
 
 def report(load: Load, seconds: float) -> None:
