@@ -33,6 +33,12 @@ def test_dropped_files_are_found(file: Path):
         assert find_pictures(f"{text} {text} So?") == ([file, file], "So?")
 
 
+def test_any_path_in_a_line_of_its_own(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(file.parent)
+    assert find_pictures(f" {file.name} ") == ([Path(file.name)], "")
+    assert find_pictures(str(file)) == ([file], "")
+
+
 def test_paths_behind_a_command(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(file.parent)
     for text in (*written(file), str(file), file.name):

@@ -139,6 +139,7 @@ def test_it_goes_on_while_the_package_is_opened(open_window, monkeypatch: pytest
     wait_for(lambda: window.ask_button.isEnabled())
 
 
+@pytest.mark.filterwarnings("ignore:.*QDragEnterEvent:DeprecationWarning")
 @pytest.mark.parametrize("how", ["drop a file", "paste a file", "paste a picture"])
 def test_pictures_come_by_drop_and_paste(window: Any, how: str, tmp_path: Path):
     picture(64, 48).save(tmp_path / "a b.png")

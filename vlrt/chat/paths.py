@@ -31,11 +31,15 @@ ANY = re.compile(rf"(?<!\S){WORD}")
 def find_pictures(line: str) -> tuple[list[Path], str]:
     """The pictures that were dropped into a line, and the text before and behind them.
 
-    Only whole paths with the ending of a picture count: other words may be about files.
+    Only whole paths with the ending of a picture count, and any path to one that has a line for
+    itself: other words may be about files.
 
     Raises:
         InputError: there is no such picture.
     """
+    alone = Path(os.path.expanduser(line.strip()))  # noqa: PTH111  never fails
+    if alone.suffix.lower() in _endings() and os.path.exists(alone):  # noqa: PTH110
+        return [alone], ""
     found: list[Path] = []
 
     def take(word: re.Match[str]) -> str:
@@ -58,7 +62,7 @@ def read_paths(text: str) -> list[Path]:
         InputError: a quote has no end.
     """
     text = text.strip()
-    typed = os.path.expanduser(text)  # noqa: PTH111  never fails
+    typed = os.path.expanduser(text)  # noqa: PTH111
     if os.path.exists(typed):  # noqa: PTH110
         return [Path(typed)]
     if ANY.sub("", text).strip():
