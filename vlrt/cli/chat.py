@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import vlrt
 from vlrt.chat.lines import Lines, open_lines
 from vlrt.chat.session import COMMANDS, Session
 from vlrt.cli.answer_options import answer_options
 from vlrt.cli.errors import tell
+from vlrt.cli.opening import open_model
 from vlrt_runtime.errors import InputError
 
 __all__ = ["run"]
@@ -22,16 +22,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--system: a saved conversation has its own; leave out --load, or this")
     defaults = answer_options(args)
     defaults["max_new_tokens"] = args.max_new_tokens
-    model = vlrt.load(
-        args.package,
-        device=args.device,
-        threads=args.threads,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-        compute_units=args.compute_units,
-        mil_precision=args.mil_precision,
-        cache=not args.no_cache,
-    )
+    model = open_model(args)
     lines = open_lines(COMMANDS)
     session = Session(
         model, terminal=lines.terminal, system=args.system, stats=args.stats, defaults=defaults

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import vlrt
 from vlrt.cli.answer_options import answer_options
+from vlrt.cli.opening import open_model
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.memory import peak_rss, private
 from vlrt_runtime.model import Answer
@@ -22,17 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if args.annotate:
         _check_annotate(args)
     options = answer_options(args)
-    model = vlrt.load(
-        args.package,
-        device=args.device,
-        threads=args.threads,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-        keep_encoder=False,  # nobody asks again
-        compute_units=args.compute_units,
-        mil_precision=args.mil_precision,
-        cache=not args.no_cache,
-    )
+    model = open_model(args, keep_encoder=False)  # nobody asks again
     options |= {
         "images": args.image,
         "videos": [vlrt.Video(path, args.fps, args.max_frames) for path in args.video],

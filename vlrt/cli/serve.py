@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-import vlrt
+from vlrt.cli.opening import open_model
 from vlrt_runtime.errors import InputError, MissingDependencyError
 
 __all__ = ["run"]
@@ -37,17 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None and not folder.is_dir():
         raise InputError(f"--picture-folder {folder}: no such folder")
     socket = bind(args.host, args.port)  # first: a port that is taken shows at once
-    model = vlrt.load(
-        args.package,
-        device=args.device,
-        threads=args.threads,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
-        compute_units=args.compute_units,
-        mil_precision=args.mil_precision,
-        cache=not args.no_cache,
-        parallel=args.parallel,
-    )
+    model = open_model(args, parallel=args.parallel)
     options = ServeOptions(
         name=args.name or Path(args.package).absolute().name,
         host=args.host,
