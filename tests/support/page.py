@@ -49,13 +49,11 @@ class Visit:
     faults: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
-    def open(self) -> Visit:
+    def __post_init__(self) -> None:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         self.page.on("request", self._request)
         self.page.goto(self.url)
-        expect(self.page.locator("#model")).to_contain_text(" on ")
-        return self
 
     def pick(self, *files: Any) -> None:
         """Chooses files, by the dialog that its button opens; the demo's picture without any."""

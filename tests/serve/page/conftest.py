@@ -52,15 +52,19 @@ def endless_url(browser: Browser, small_package: Path) -> Iterator[str]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visitor]:
     """Opens the page of a server; at the end, nothing bad may have happened on it."""
+    from playwright.sync_api import expect
+
     from support.page import Visit
 
     visits: list[Visit] = []
 
-    def open_page(url: str, **options: Any) -> Visit:
+    def open_page(url: str, *, locked: bool = False, **options: Any) -> Visit:
         context = browser.new_context(**options)
         context.set_default_timeout(20_000)
         visits.append(Visit(context.new_page(), url))
-        return visits[-1].open()
+        if not locked:  # by a key
+            expect(visits[-1].page.locator("#model")).to_contain_text(" on ")
+        return visits[-1]
 
     yield open_page
     for each in visits:

@@ -116,19 +116,17 @@ def test_too_long_a_conversation_goes_on_without_its_beginning(demo: Visit):
     assert sent_pictures(demo) == [PICTURE.read_bytes()]
 
 
-def test_limits_scale_pictures_down_and_a_key_is_asked_for(visit, browser):
+def test_limits_scale_pictures_down_and_a_key_is_asked_for(visit):
     large = png(1200, 900, noise=True)
     with serving("demo", "--max-body", 1, VLRT_API_KEY="sesame") as url:
-        page = browser.new_page()
-        page.goto(url)
+        demo = visit(url, locked=True)
+        page = demo.page
         for key in ("simsim", "sesame"):
             page.get_by_label("API key").fill(key)
             page.get_by_role("button", name="Use the key").click()
             if key == "simsim":
                 expect(page.get_by_text("does not take this key")).to_be_visible()
         expect(page.locator("#model")).to_have_text("demo on cpu")
-        demo = Visit(page, url)
-        page.on("request", demo._request)
         demo.pick(file("noise.png", large))
         expect(page.locator("#caption")).to_contain_text("sent at")
         demo.answer("Describe the picture.")
@@ -137,4 +135,3 @@ def test_limits_scale_pictures_down_and_a_key_is_asked_for(visit, browser):
         with Image.open(io.BytesIO(content)) as smaller:
             assert smaller.format == "JPEG"
             assert smaller.width / smaller.height == pytest.approx(4 / 3, abs=0.01)
-        page.context.close()
