@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 import time
 
@@ -22,6 +23,12 @@ STAR = "Where is the black star?"
 def pictures(message: dict) -> list[bytes]:
     urls = [part["image_url"]["url"] for part in message["content"] if "image_url" in part]
     return [base64.b64decode(url.partition(",")[2]) for url in urls]
+
+
+def png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return file.getvalue()
 
 
 def wait_until(holds, seconds: float = 10.0) -> None:
@@ -111,6 +118,23 @@ def test_stopped_answers_end_on_the_server_and_can_be_gone_on_from(endless: Visi
     assert said == {"role": "assistant", "content": kept}
     wait_until(lambda: endless.waiting() == 0)
     expect(endless.page.get_by_role("button", name="Ask", exact=True)).to_be_visible()
+
+
+def test_what_is_being_done_is_told(demo: Visit):
+    demo.page.evaluate("""() => {
+      window.told = new Set();
+      const look = () => document.querySelectorAll(".doing span").forEach((e) => told.add(e.innerText));
+      const watched = { childList: true, subtree: true, characterData: true };
+      new MutationObserver(look).observe(document.getElementById("turns"), watched);
+    }""")  # noqa: E501
+    pictures = [Image.new("RGB", (280, 280), colour) for colour in ("red", "blue")]
+    demo.pick(*[{"name": "a.png", "mimeType": "image/png", "buffer": png(p)} for p in pictures])
+    expect(demo.page.get_by_role("button", name="Picture 2")).to_be_visible()
+    demo.answer("Describe the picture.")
+    told = demo.page.evaluate("[...told]")
+    assert {"Asking", "Preparing"} <= {text.partition(" ")[0] for text in told}
+    assert any(text.startswith("Looking at picture") for text in told)
+    assert any(text.startswith("Reading") for text in told)
 
 
 def test_who_waits_is_told_so(endless: Visit, visit, endless_url: str):
