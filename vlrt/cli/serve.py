@@ -12,6 +12,8 @@ from vlrt_runtime.errors import InputError, MissingDependencyError
 
 __all__ = ["run"]
 
+BACKLOG = 128  # connections that the system holds until the server takes them
+
 
 def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped."""
@@ -36,8 +38,6 @@ def run(args: argparse.Namespace) -> int:
     folder = None if args.picture_folder is None else Path(args.picture_folder)
     if folder is not None and not folder.is_dir():
         raise InputError(f"--picture-folder {folder}: no such folder")
-    socket = bind(args.host, args.port)  # first: a port that is taken shows at once
-    model = open_model(args, parallel=args.parallel)
     options = ServeOptions(
         name=args.name or Path(args.package).absolute().name,
         host=args.host,
@@ -54,12 +54,15 @@ def run(args: argparse.Namespace) -> int:
         max_pictures=args.max_pictures,
         grace_seconds=args.grace,
     )
-    logging.basicConfig(format="vlrt: %(message)s", level=logging.WARNING)
-    host, port = socket.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
-    print(f"{options.name} on {model.device} answers at http://{host}:{port}", flush=True)
-    print(f"OpenAI clients: base_url http://{host}:{port}/v1; Ctrl-C stops", flush=True)
-    Server(create_app(model, options), options).run([socket])
+    with bind(args.host, args.port) as socket:  # first: a port that is taken shows at once
+        model = open_model(args, parallel=args.parallel)
+        logging.basicConfig(format="vlrt: %(message)s", level=logging.WARNING)
+        socket.listen(BACKLOG)  # whoever reads the address may use it
+        host, port = socket.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        print(f"{options.name} on {model.device} answers at http://{host}:{port}", flush=True)
+        print(f"OpenAI clients: base_url http://{host}:{port}/v1; Ctrl-C stops", flush=True)
+        Server(create_app(model, options), options).run([socket])
     print("stopped")
     return 0
 

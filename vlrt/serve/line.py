@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Line:
     def __init__(self, parallel: int, most: int) -> None:
         self.parallel, self.most = parallel, most
         self.running = 0
-        self.seconds = 1.0
+        self.seconds = 0.3
         self._places: deque[_Place] = deque()
         self._closed = False
 
@@ -92,7 +93,9 @@ class Line:
             place.moved(number, self.waiting)
 
     def _full(self) -> ApiError:
-        seconds = min(self.seconds * (self.waiting + 1) / self.parallel, 60.0)
+        # As long as the line takes to empty, more or less: they shall not all come back at once.
+        seconds = self.seconds * (self.waiting + 1) / self.parallel
+        seconds = min(seconds * random.uniform(0.75, 1.25), 60.0)
         message = f"busy: {self.waiting} requests wait already; come back in {seconds:.1f} s"
         # OpenAI's clients take the second, which the first is too coarse for.
         headers = {

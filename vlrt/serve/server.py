@@ -30,6 +30,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         InputError: the address is not of this machine, or taken.
     """
+    if not 0 <= port <= 65535:  # the system would take it modulo 65536
+        raise InputError(f"--port {port}: expected 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -38,11 +40,9 @@ def bind(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":  # there it would let two servers share a port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{host}:{port}: {reason}; choose others with --host and --port"
-        ) from error
+    except OSError as error:
+        message = f"{host}:{port}: {error.strerror}; choose others with --host and --port"
+        raise InputError(message) from error
     return bound
 
 
