@@ -233,7 +233,7 @@ def gated(serve, demo_model):
 
 
 LONG = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
-    "type": "string", "minLength": 900, "maxLength": 900,
+    "type": "string", "minLength": 500, "maxLength": 500,
 }}}  # fmt: skip
 TALK = {
     "messages": [{"role": "user", "content": "Talk"}],
