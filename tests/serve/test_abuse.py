@@ -233,7 +233,7 @@ def gated(serve, demo_model):
 
 
 LONG = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
-    "type": "string", "minLength": 500, "maxLength": 500,
+    "type": "string", "minLength": 900, "maxLength": 900,
 }}}  # fmt: skip
 TALK = {
     "messages": [{"role": "user", "content": "Talk"}],
@@ -271,7 +271,7 @@ def test_a_client_that_vanishes_while_it_waits(gated):
 
 
 def test_a_client_that_does_not_read(serve):
-    server = serve(max_tokens=1000, write_seconds=0.5, send_buffer=4096)
+    server = serve(max_tokens=1000, write_seconds=0.5, keep_seconds=1, send_buffer=4096)
     with Raw(server.port) as raw:
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         body = json.dumps({**TALK, "stream": True}).encode()
