@@ -17,13 +17,13 @@ from vlrt_runtime.answer import Answer, Clock, Timings
 from vlrt_runtime.backends import Decoder
 from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
-from vlrt_runtime.greedy import FinishReason, greedy
+from vlrt_runtime.greedy import FinishReason, greedy, likeliest
 from vlrt_runtime.lookup import BARRIER, Lookahead
 from vlrt_runtime.options import Options, Progress, Stage
 from vlrt_runtime.reuse import pictures_from, position_keys
 from vlrt_runtime.sampling import Sampler
 from vlrt_runtime.schema import Constraint, FastForward, compile_schema
-from vlrt_runtime.stages import Pick, Run, Watch, likeliest
+from vlrt_runtime.stages import Pick, Run, Watch
 from vlrt_runtime.text import stream_until
 
 if TYPE_CHECKING:

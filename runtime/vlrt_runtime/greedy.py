@@ -8,11 +8,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FinishReason", "greedy", "penalize"]
+__all__ = ["FinishReason", "greedy", "likeliest", "penalize"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Logits = NDArray[np.float32]
 Scores = Any  # logits [vocab], or what `choose` makes an id of in their place
+
+
+def likeliest(logits: Logits) -> int:
+    """The largest of logits [vocab]; the first of several."""
+    return int(np.argmax(logits))
 
 
 def greedy(
@@ -21,7 +26,7 @@ def greedy(
     *,
     stop_ids: Collection[int],
     max_new_tokens: int,
-    choose: Callable[[Scores], int] = lambda logits: int(np.argmax(logits)),
+    choose: Callable[[Scores], int] = likeliest,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[int, None, FinishReason]:
     """Yields the new token ids, without the one that stops; returns why it ended.
