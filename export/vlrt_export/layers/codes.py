@@ -74,6 +74,7 @@ class Rows8:
     """8 bits with a scale per row, and none where zero is: all that the Neural Engine knows."""
 
     elements = 1 << 17
+    columns: tuple[str, ...] = ()
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:
         self.n, self.compute = n, weights.dtype

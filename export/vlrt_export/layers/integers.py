@@ -25,9 +25,11 @@ class Integers:
         compute: dtype of scales, and of activations.
         blocks: of a row, of `block` weights each; the last one may be filled up.
         elements: weights to make at a time.
+        columns: parameters whose columns are the matrix's rows.
     """
 
     bits: int
+    columns: tuple[str, ...] = ()
     weight: nn.Parameter
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:

@@ -58,7 +58,7 @@ class Linear(Layer):
         for name, parameter in self.storage.parameters.items():
             setattr(self, name, parameter)
         rows = max(1, self.storage.elements // k)
-        columns = [self.storage.parameters[name] for name in getattr(self.storage, "columns", ())]
+        columns = [self.storage.parameters[name] for name in self.storage.columns]
         made = self.storage.parameters.values()
         self.fill(tensors, made, self.storage.make, rows, columns)
         self.bias = (
@@ -84,6 +84,7 @@ class Plain:
 
     dtype = FLOAT
     elements = BLOCK_ELEMENTS
+    columns: tuple[str, ...] = ()
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:
         self.n, self.compute = n, weights.dtype

@@ -11,6 +11,7 @@ benchmarks/activations.py.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def turning_block(k: int) -> int:
     return min(k & -k, LARGEST_BLOCK)
 
 
+@cache  # every block of rows that is stored asks for it
 def hadamard(size: int) -> NDArray[np.float32]:
     """Sylvester's matrix [size, size], orthonormal and its own inverse."""
     matrix = np.ones((1, 1), np.float32)
