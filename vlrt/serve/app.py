@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from vlrt.serve.body import Bodies
 from vlrt.serve.chunks import Completions
 from vlrt.serve.engine import Engine
-from vlrt.serve.errors import ApiError, as_api_error
+from vlrt.serve.errors import ApiError, as_api_error, unknown_model
 from vlrt.serve.guard import Guard, KeyCheck
 from vlrt.serve.metrics import Metrics
 from vlrt.serve.openapi import description
@@ -131,8 +131,7 @@ class _Routes:
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name != self.options.name:
-            message = f"model: {name!r:.80} is not here, {self.options.name!r} is"
-            raise ApiError(404, message, code="model_not_found", param="model")
+            raise unknown_model(name, self.options.name)
         return _json(self.card)
 
     async def health(self, request: Request) -> Response:

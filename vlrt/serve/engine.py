@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from vlrt.serve.errors import ApiError
+from vlrt.serve.errors import stopping
 from vlrt.serve.line import Line
 from vlrt.serve.metrics import Metrics
 from vlrt.serve.options import ServeOptions
@@ -118,7 +118,7 @@ class Engine:
                 if event is not None:
                     yield event
             if event.finish_reason == "cancelled":  # not by the client, who would not be here
-                raise ApiError(503, "the server is stopping; ask again later", code="stopping")
+                raise stopping()
             self.metrics.answered(event)
             yield Done(event, waited)
         finally:

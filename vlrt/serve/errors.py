@@ -11,7 +11,7 @@ from starlette.responses import Response
 from vlrt.serve.wire import encode
 from vlrt_runtime.errors import ContextLengthError, InputError, MissingDependencyError
 
-__all__ = ["ApiError", "as_api_error"]
+__all__ = ["ApiError", "as_api_error", "stopping", "unknown_model"]
 
 log = logging.getLogger("vlrt.serve")
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
@@ -55,6 +55,17 @@ class ApiError(Exception):
         return Response(
             encode(self.body()), self.status, self.headers, media_type="application/json"
         )
+
+
+def stopping() -> ApiError:
+    """For those who ask, or still wait, when the server has been told to stop."""
+    return ApiError(503, "the server is stopping; ask again later", code="stopping")
+
+
+def unknown_model(asked: str, name: str) -> ApiError:
+    """For those who ask another model than the one there is."""
+    message = f"model: {asked!r:.80} is not here, {name!r} is"
+    return ApiError(404, message, code="model_not_found", param="model")
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlrt.serve.engine import Engine
-from vlrt.serve.errors import ApiError
+from vlrt.serve.errors import ApiError, stopping
 from vlrt.serve.options import ServeOptions
 
 __all__ = ["CSP", "Guard", "KeyCheck", "is_loopback"]
@@ -75,8 +75,7 @@ class Guard:
         except asyncio.CancelledError:
             if started or not self.engine.stopping:
                 raise
-            told = ApiError(503, "the server is stopping; ask again later", code="stopping")
-            await told.response()(scope, receive, sending)
+            await stopping().response()(scope, receive, sending)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

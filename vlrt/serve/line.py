@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlrt.serve.errors import ApiError
+from vlrt.serve.errors import ApiError, stopping
 
 __all__ = ["Line"]
 
@@ -49,7 +49,7 @@ class Line:
             ApiError: too many wait, or the server is stopping.
         """
         if self._closed:
-            raise self._stopping()
+            raise stopping()
         if self.running < self.parallel and not self._places:
             self.running += 1
             return
@@ -86,7 +86,7 @@ class Line:
         while self._places:
             place = self._places.popleft()
             if not place.turn.done():
-                place.turn.set_exception(self._stopping())
+                place.turn.set_exception(stopping())
 
     def _tell(self) -> None:
         for number, place in enumerate(self._places, 1):
@@ -103,7 +103,3 @@ class Line:
             "retry-after-ms": str(math.ceil(seconds * 1e3)),
         }
         return ApiError(429, message, code="queue_full", headers=headers)
-
-    @staticmethod
-    def _stopping() -> ApiError:
-        return ApiError(503, "the server is stopping; ask again later", code="stopping")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vlrt.serve.errors import ApiError
+from vlrt.serve.errors import ApiError, unknown_model
 from vlrt.serve.options import ServeOptions
 from vlrt.serve.pictures import picture_bytes
 from vlrt.serve.requests import ChatRequest, RequestMessage, TextPart
@@ -39,11 +39,8 @@ def question(request: ChatRequest, options: ServeOptions) -> Question:
         ApiError: the model is another, or there is too much text, or too many pictures, or one
             that cannot be had.
     """
-    if request.model not in (None, options.name):
-        raise ApiError(
-            404, f"model: {request.model!r:.80} is not here, {options.name!r} is",
-            code="model_not_found", param="model",
-        )  # fmt: skip
+    if request.model is not None and request.model != options.name:
+        raise unknown_model(request.model, options.name)
     _within(request, options)
     pictures: list[bytes] = []
     messages = [
