@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
@@ -13,14 +14,19 @@ from vlrt_runtime.digest import sha256_files
 from vlrt_runtime.errors import PackageError, PackageNotFoundError, shortlist
 from vlrt_runtime.manifest import MANIFEST, Manifest, read_manifest
 
-__all__ = ["Package", "default_output", "find_package", "packages_folder"]
+__all__ = ["Package", "default_output", "find_package", "packages_folder", "user_folder"]
+
+
+def user_folder(kind: Literal["cache", "state"] = "cache") -> Path:
+    """The user's folder for what can be made again, or for what is kept; VLRT_HOME is both."""
+    home = os.environ.get("VLRT_HOME")
+    find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_state_dir
+    return Path(home or find("vlrt", appauthor=False))
 
 
 def packages_folder() -> Path:
-    """Where packages without a folder of their own are kept; VLRT_HOME moves it."""
-    home = os.environ.get("VLRT_HOME")
-    base = Path(home) if home else Path(platformdirs.user_cache_dir("vlrt", appauthor=False))
-    return base / "packages"
+    """Where packages without a folder of their own are kept."""
+    return user_folder() / "packages"
 
 
 def default_output(source: str | os.PathLike[str]) -> Path:

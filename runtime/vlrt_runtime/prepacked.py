@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlrt_runtime.errors import InputError, PackageError
-from vlrt_runtime.package import packages_folder
+from vlrt_runtime.package import user_folder
 from vlrt_runtime.session import Session, ort
 
 __all__ = [
@@ -50,7 +50,7 @@ Stamp = list[list[int]]
 
 def prepacked_folder() -> Path:
     """Where entries are; VLRT_HOME moves it."""
-    return packages_folder().parent / "prepacked"
+    return user_folder() / "prepacked"
 
 
 def supported() -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
-import platformdirs
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import (
@@ -21,6 +18,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from vlrt.chat.lines import PROMPT
+from vlrt_runtime.package import user_folder
 
 __all__ = ["TerminalLines"]
 
@@ -73,11 +71,9 @@ class _Commands(Completer):
 
 def _history() -> History:
     """Of all conversations, for their owner's eyes; of this one where it cannot be kept."""
-    home = os.environ.get("VLRT_HOME")
-    folder = Path(home) if home else Path(platformdirs.user_state_dir("vlrt", appauthor=False))
-    path = folder / "chat_history"
+    path = user_folder("state") / "chat_history"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.open("ab").close()
     except OSError:

@@ -15,7 +15,7 @@ from vlrt_runtime.answer import Answer
 from vlrt_runtime.entities import Entity
 from vlrt_runtime.image import load_image
 from vlrt_runtime.model import Model
-from vlrt_runtime.package import packages_folder
+from vlrt_runtime.package import user_folder
 
 __all__ = ["run"]
 
@@ -24,7 +24,7 @@ FIRST_THING = re.compile(r"An? (.+?)(?:,| and|\.|$)")  # of "A red star, a blue 
 
 def run(args: argparse.Namespace) -> int:
     """Asks the model in the box three questions about a picture, and draws what it points at."""
-    target = Path(args.output) if args.output else packages_folder().parent / "demo.png"
+    target = Path(args.output) if args.output else user_folder() / "demo.png"
     if args.output:
         check_drawing("-o", target)
     picture = load_image(args.image or PICTURE)

@@ -12,7 +12,7 @@ import warnings
 
 from vlrt_runtime.backends.options import BackendOptions
 from vlrt_runtime.errors import PackageError
-from vlrt_runtime.package import Package, packages_folder
+from vlrt_runtime.package import Package, user_folder
 from vlrt_runtime.session import Session, open_session, ort
 
 __all__ = ["VISION", "open_vision"]
@@ -39,7 +39,7 @@ def open_vision(package: Package, options: BackendOptions, threads: int) -> Sess
             "ModelFormat": "MLProgram",
             "MLComputeUnits": UNITS[options.compute_units or "all"],
             "RequireStaticInputShapes": "1",
-            "ModelCacheDirectory": str(packages_folder().parent / "coreml" / digest),
+            "ModelCacheDirectory": str(user_folder() / "coreml" / digest),
         }
         try:
             return open_session(

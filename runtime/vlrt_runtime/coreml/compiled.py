@@ -14,7 +14,7 @@ from pathlib import Path
 from vlrt_runtime.digest import sha256_files
 from vlrt_runtime.mil.program import MilProgram
 from vlrt_runtime.mil.steps import Function
-from vlrt_runtime.package import packages_folder
+from vlrt_runtime.package import user_folder
 
 __all__ = ["compiled", "interfaces"]
 
@@ -33,7 +33,7 @@ def compiled(path: Path, compile_program: Callable[[Path], Path]) -> Path:
     }
     digests = sha256_files(files)
     identity = "\n".join([platform.mac_ver()[0], *(f"{k} {v}" for k, v in digests.items())])
-    store = packages_folder().parent / "coreml"
+    store = user_folder() / "coreml"
     kept = store / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.mlmodelc"
     if kept.is_dir():
         return kept
