@@ -7,7 +7,6 @@ features (`prefix_cache_mb`, `image_cache_mb`).
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -19,6 +18,7 @@ from PIL import Image
 
 from vlrt_runtime.answer import Answer
 from vlrt_runtime.errors import ImageError, InputError, StorageError
+from vlrt_runtime.files import whole_file
 from vlrt_runtime.image import ImageSource, load_image, open_file
 from vlrt_runtime.options import Keywords, Options, takes_options
 from vlrt_runtime.reuse import EncodedImage
@@ -252,17 +252,8 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-        ) as file:
-            partial = Path(file.name)
+        with whole_file(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)  # noqa: PTH105
     except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -7,11 +7,10 @@ by the digest of what the encoder would see, keys and values by every id and pic
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.backends import Decoder
 from vlrt_runtime.families import Layout, Picture
+from vlrt_runtime.files import whole_file
 from vlrt_runtime.manifest import Manifest
 
 __all__ = [
@@ -114,16 +114,11 @@ class FeatureStore:
             return None
 
     def _write(self, folder: Path, digest: str, projected: Outputs) -> None:
-        partial = None
-        try:
+        # A full or read-only disk costs the next encoding, not this answer.
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
-                partial = Path(file.name)
+            with whole_file(self._path(folder, digest), durable=False) as file:
                 np.savez(file, **projected)  # pyright: ignore[reportArgumentType]
-            os.replace(partial, self._path(folder, digest))  # noqa: PTH105
-        except OSError:  # a full or read-only disk costs the next encoding, not this answer
-            if partial is not None:
-                partial.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
