@@ -33,12 +33,6 @@ def model(small_package: Path) -> Model:
     return Model(small_package, threads=1)
 
 
-@pytest.fixture(scope="module")
-def free(model: Model) -> vlrt.Answer:
-    """The answer that others are compared with."""
-    return model.generate(ASK, images=[PICTURE], max_new_tokens=24)
-
-
 @pytest.fixture
 def changed(small_package: Path, tmp_path: Path) -> Callable[..., Model]:
     """Opens a copy of the package with other settings under `generation`."""

@@ -22,17 +22,6 @@ PICTURE = picture(90, 60)
 ASK = "What is this?"
 
 
-@pytest.fixture(scope="module")
-def model(small_package: Path) -> Model:
-    """One that computes everything every time."""
-    return Model(small_package, threads=1, image_cache_mb=0, prefix_cache_mb=0)
-
-
-@pytest.fixture(scope="module")
-def free(model: Model) -> vlrt.Answer:
-    return model.generate(ASK, images=[PICTURE], max_new_tokens=24)
-
-
 @pytest.fixture
 def slow(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     """It takes 2 ms for a token, seconds for an answer."""

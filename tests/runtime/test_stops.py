@@ -84,11 +84,6 @@ def model(small_package: Path) -> Model:
     return Model(small_package, threads=1)
 
 
-@pytest.fixture(scope="module")
-def free(model: Model) -> vlrt.Answer:
-    return model.generate(ASK, images=[PICTURE], max_new_tokens=24)
-
-
 @pytest.mark.parametrize("length", [1, 4, 9])
 def test_an_answer_ends_before_a_stop_text(model: Model, free: vlrt.Answer, length: int):
     stop = free.text[6 : 6 + length]

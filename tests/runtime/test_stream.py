@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import vlrt
 from support.packages import with_generation
 from support.pictures import gradient, picture
 from vlrt_runtime.errors import ImageError
@@ -17,18 +16,6 @@ from vlrt_runtime.model import Model
 
 PICTURE = picture(90, 60)
 ASK = "What is this?"
-
-
-@pytest.fixture(scope="module")
-def model(small_package: Path) -> Model:
-    """One that computes everything every time."""
-    return Model(small_package, threads=1, image_cache_mb=0, prefix_cache_mb=0)
-
-
-@pytest.fixture(scope="module")
-def free(model: Model) -> vlrt.Answer:
-    """The answer that others are compared with."""
-    return model.generate(ASK, images=[PICTURE], max_new_tokens=24)
 
 
 def test_pieces_make_the_text(model: Model, free):
