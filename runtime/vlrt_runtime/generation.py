@@ -1,8 +1,7 @@
-"""One answer in the making: the stages in order, timed, and cancelled between any two."""
+"""One answer in the making: the stages in order, timed, and cancelled at any moment."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from vlrt_runtime.backends import Decoder
 from vlrt_runtime.entities import placed
 from vlrt_runtime.families import Layout, Picture
 from vlrt_runtime.greedy import FinishReason, greedy, likeliest
+from vlrt_runtime.halt import Halt, Halted
 from vlrt_runtime.lookup import BARRIER, Lookahead
 from vlrt_runtime.options import Options, Progress, Stage
 from vlrt_runtime.reuse import pictures_from, position_keys
@@ -33,10 +33,6 @@ __all__ = ["Generation"]
 
 Outputs = Mapping[str, NDArray[Any]]
 AHEAD = 256  # positions of an answer that the cache has room for from the start
-
-
-class _Cancelled(Exception):  # noqa: N818  it is no error
-    """The answer ends where it stands."""
 
 
 class Generation:
@@ -56,7 +52,7 @@ class Generation:
     ) -> None:
         self.model, self.options = model, options
         self._prepare = prepare
-        self._cancelled = threading.Event()
+        self._halt = Halt()
         self._turn = model.turns.turn()
         self._clock = Clock(Timings(load=model.load_ms))
         self._pictures: list[Picture] = []
@@ -71,7 +67,7 @@ class Generation:
 
     def cancel(self) -> None:
         """Ends the answer; from any thread."""
-        self._cancelled.set()
+        self._halt.set()
         self.model.turns.wake()
 
     def pieces(self) -> Generator[str, None, Answer]:
@@ -79,7 +75,7 @@ class Generation:
         asked, making = time.perf_counter(), self._pieces()
         try:
             while True:
-                self._turn.take(self._cancelled.is_set, partial(self._tell, "queued"))
+                self._turn.take(self._halt.is_set, partial(self._tell, "queued"))
                 if asked:
                     queued, asked = (time.perf_counter() - asked) * 1e3, 0.0
                     self._clock = Clock(Timings(load=self.model.load_ms, queued=queued))
@@ -97,9 +93,8 @@ class Generation:
         """The stages one after the other."""
         model, said = self.model, self._said
         reason: FinishReason = "cancelled"
-        with suppress(_Cancelled):
-            if self._cancelled.is_set():  # while it waited
-                raise _Cancelled
+        with suppress(Halted):
+            self._halt.check()  # while it waited
             model.open()
             epoch = model.epoch
             self._clock = Clock(replace(self._clock.timings, load=model.load_ms))
@@ -113,13 +108,14 @@ class Generation:
             # Llama 3.2's positions look at all pictures, those that come later too: where the
             # decoder takes more of them than rows, a beginning is alike only with the same ones.
             scope = tuple(p.digest for p in self._pictures) if model.static_specs else None
-            decoder, embeds = self._begun(layout, keys, scope)
+            with self._halt.over():
+                decoder, embeds = self._begun(layout, keys, scope)
             ids = self._ids(decoder, layout, embeds)
             text = model.family.stream(model.codec, self._prompt_ids, ids, self._token_ids)
             if self.options.stop:
                 given = len(model.family.read(model.codec, self._prompt_ids, [])[0])
                 text = stream_until(text, self.options.stop, said, given)
-            with suppress(_Cancelled):
+            with suppress(Halted):
                 reason = yield from text
             if model.epoch == epoch:  # it would keep graphs that were given back
                 model.prefixes.put([*keys, *self._token_ids], decoder, scope)
@@ -206,7 +202,8 @@ class Generation:
         looks = not options.greedy or options.speculate or self._constraint is not None
         whole = looks or settings.repetition_penalty != 1.0
         run = decoder.run if whole else decoder.next_ids
-        scores = model.prefill(decoder, layout, embeds, run, self._watch("prefill"))[-1]
+        with self._halt.over():
+            scores = model.prefill(decoder, layout, embeds, run, self._watch("prefill"))[-1]
         self._clock.lap("prefill")
         seen: list[int] = layout.token_ids.tolist()
         pick = self._pick()
@@ -225,7 +222,7 @@ class Generation:
                     stop_ids=settings.stop_ids,
                     max_new_tokens=limit,
                     choose=choose,
-                    cancelled=self._cancelled.is_set,
+                    cancelled=self._halt.is_set,
                 )
             )
         finally:
@@ -271,8 +268,7 @@ class Generation:
 
         def watch(done: int, total: int) -> None:
             self._tell(stage, done, total)
-            if self._cancelled.is_set():
-                raise _Cancelled
+            self._halt.check()
 
         return watch
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import redirect_stdout
-from functools import cache
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 
 from vlrt_runtime.errors import DeviceError, InputError, PackageError
+from vlrt_runtime.halt import haltable
 
 __all__ = [
     "DEVICES",
@@ -24,6 +25,7 @@ __all__ = [
     "open_session",
     "ort",
     "pick_device",
+    "run_options",
 ]
 
 ort: Any = onnxruntime  # it has no types; all of vlrt takes it from here
@@ -150,6 +152,16 @@ def _preload_libraries() -> None:
             preload()
 
 
+@contextmanager
+def run_options(entries: Mapping[str, str] | None = None) -> Generator[Any]:
+    """Options of one run, which ends early, between two operators, where it is halted."""
+    options = ort.RunOptions()
+    for name, value in (entries or {}).items():
+        options.add_run_config_entry(name, value)
+    with haltable(partial(setattr, options, "terminate", True)):
+        yield options
+
+
 class Graph:
     """A stateless graph: arrays by name in, arrays by name out. Safe to call from any thread."""
 
@@ -157,9 +169,6 @@ class Graph:
         self.inputs = {value.name: DTYPES[value.type] for value in session.get_inputs()}
         self.outputs: list[str] = [value.name for value in session.get_outputs()]
         self._session = session
-        self._options = ort.RunOptions()
-        # What a large picture needed is given back, not kept for the next one.
-        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the graph on the inputs it has; what else is in `inputs` is left alone."""
@@ -167,5 +176,8 @@ class Graph:
             name: np.ascontiguousarray(as_dtype(inputs[name], dtype))
             for name, dtype in self.inputs.items()
         }
-        results = self._session.run(self.outputs, feed, self._options)
+        # What a large picture needed is given back, not kept for the next one.
+        entries = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
+        with run_options(entries) as options:
+            results = self._session.run(self.outputs, feed, options)
         return dict(zip(self.outputs, results, strict=True))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, cast
 
 from vlrt_runtime.answer import Answer
 
-__all__ = ["AsyncStream", "Stream"]
+__all__ = ["AsyncStream", "Stream", "interruptible"]
+
+LISTEN = 0.1  # seconds: on Windows, waiting without end hears no Ctrl-C
 
 
 class Stream(Iterator[str]):
@@ -56,14 +61,14 @@ class Stream(Iterator[str]):
     def cancel(self) -> None:
         """Ends the answer; from any thread, and at once back.
 
-        It takes effect before the next token, between two pictures, between encoder and prefill,
-        and between pieces of a long prompt; while waiting for other answers, at once. The pieces
+        It takes effect before the next token; while a picture is encoded or a prompt is run, after
+        the operator of the graph that runs; while waiting for other answers, at once. The pieces
         end, and `answer` has what was said until then.
         """
         self._cancel()
 
     def close(self) -> None:
-        """Cancels, and waits until the answer has ended: a step at most, or a picture."""
+        """Cancels, and waits until the answer has ended: a step at most."""
         self._cancel()
         with self._lock:
             if self._running:  # called by `on_progress`: it will end by itself
@@ -120,9 +125,7 @@ class AsyncStream(AsyncIterator[str]):
             raise StopAsyncIteration
         if self._queue is None:
             self._queue = asyncio.Queue()
-            # Not a daemon: a thread that computes must not outlive the interpreter.
-            arguments = (self._stream, asyncio.get_running_loop(), self._queue)
-            threading.Thread(target=_make, args=arguments, name="vlrt-answer").start()
+            _make_aside(self._stream, partial(_put, asyncio.get_running_loop(), self._queue))
         try:
             said = await self._queue.get()
         except asyncio.CancelledError:
@@ -169,16 +172,45 @@ class AsyncStream(AsyncIterator[str]):
             self._stream.cancel()
 
 
-def _make(stream: Stream, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any]) -> None:
-    """In a thread of its own: pieces into the queue, then None, or what went wrong."""
-    last: BaseException | None = None
+def interruptible(stream: Stream) -> Iterator[str]:
+    """The pieces, made in a thread of their own, so that Ctrl-C is heard while one is made.
+
+    Handlers of signals run in the main thread, and not before the graph it runs is done. Leaving
+    early, by an exception as well, cancels and waits.
+    """
+    queue = SimpleQueue[Any]()
+    maker = _make_aside(stream, lambda said: queue.put(said) is None)
     try:
-        for piece in stream:
-            if not _put(loop, queue, piece):
-                stream.close()
-    except BaseException as error:  # noqa: BLE001  it is raised where pieces are asked for
-        last = error
-    _put(loop, queue, last)
+        while True:
+            with suppress(Empty):
+                said = queue.get(timeout=LISTEN)
+                if isinstance(said, BaseException):
+                    raise said
+                if said is None:
+                    return
+                yield said
+    finally:
+        stream.cancel()
+        maker.join()
+
+
+def _make_aside(stream: Stream, put: Callable[[Any], bool]) -> threading.Thread:
+    """Puts pieces, from a thread, then None, or what went wrong; `put` says if anyone listens."""
+
+    def make() -> None:
+        last: BaseException | None = None
+        try:
+            for piece in stream:
+                if not put(piece):
+                    stream.close()
+        except BaseException as error:  # noqa: BLE001  it is raised where pieces are asked for
+            last = error
+        put(last)
+
+    # Not a daemon: a thread that computes must not outlive the interpreter.
+    thread = threading.Thread(target=make, name="vlrt-answer")
+    thread.start()
+    return thread
 
 
 def _put(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], said: Any) -> bool:

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,7 +204,11 @@ def test_stopped_before_a_word_it_was_not_asked(
 ):
     def interrupt(_: StageLine, progress: Progress) -> None:
         if progress.stage == "prefill":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # heard by the main thread, which waits for words
+            end = time.monotonic() + 10
+            while signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                assert time.monotonic() < end
+                time.sleep(0.01)
 
     session = Session(vlrt.load(small_package), terminal=True)
     handler = signal.getsignal(signal.SIGINT)

@@ -19,13 +19,13 @@ from vlrt.chat.stage import StageLine
 from vlrt.cli.run import statistics
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.image import load_image
+from vlrt_runtime.stream import Stream, interruptible
 
 if TYPE_CHECKING:
     from vlrt_runtime.answer import Answer
     from vlrt_runtime.conversation import Chat, Picture
     from vlrt_runtime.model import Model
     from vlrt_runtime.options import Keywords
-    from vlrt_runtime.stream import Stream
 
 __all__ = ["COMMANDS", "Session"]
 
@@ -103,7 +103,7 @@ class Session:
         said = ""
         try:
             with self._stoppable(stream), stage:
-                for said in stream:
+                for said in interruptible(stream):
                     stage.clear()
                     print(said.translate(CONTROLS) if self.terminal else said, end="", flush=True)
         finally:

@@ -13,6 +13,7 @@ from vlrt.cli.opening import open_model
 from vlrt_runtime.errors import InputError
 from vlrt_runtime.memory import peak_rss, private
 from vlrt_runtime.model import Answer
+from vlrt_runtime.stream import interruptible
 
 __all__ = ["run"]
 
@@ -32,14 +33,11 @@ def run(args: argparse.Namespace) -> int:
         "speculate": args.speculate,
     }
     stream = model.stream(prompt, **options)
-    if args.json:
-        answer = stream.result()
-        print(json.dumps(answer.as_dict(), ensure_ascii=False))
-    else:
-        for piece in stream:
+    for piece in interruptible(stream):
+        if not args.json:
             print(piece, end="", flush=True)
-        print()
-        answer = stream.result()
+    answer = stream.result()
+    print(json.dumps(answer.as_dict(), ensure_ascii=False) if args.json else "")
     if args.annotate:
         _write_annotated(args, answer)
     if args.stats:

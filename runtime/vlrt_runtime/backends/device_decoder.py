@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlrt_runtime.backends.onnx_decoder import LENGTH_AXIS, PAST, PRESENT, SMALLEST
-from vlrt_runtime.session import DTYPES, Session, as_dtype, ort
+from vlrt_runtime.session import DTYPES, Session, as_dtype, ort, run_options
 
 __all__ = ["DeviceDecoder"]
 
@@ -131,7 +131,8 @@ class DeviceDecoder:
         self._bind("num_logits", np.array([num_logits]))
         self._bind("total_sequence_length", np.array([total]))
         self._bind_outputs(num_logits)
-        self._session.run_with_iobinding(self._binding)
+        with run_options() as options:
+            self._session.run_with_iobinding(self._binding, options)
         self._last, self.length = None, total
 
     def _bind(self, name: str, array: Array) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlrt_runtime.session import DTYPES, Session, ort
+from vlrt_runtime.session import DTYPES, Session, ort, run_options
 
 __all__ = ["OnnxDecoder"]
 
@@ -80,7 +80,8 @@ class OnnxDecoder:
         self._bind_input("num_logits", np.array([num_logits], np.int64))
         self._bind_input("total_sequence_length", np.array([total], np.int32))
         logits = self._bind_logits(num_logits)
-        self._session.run_with_iobinding(self._binding)
+        with run_options() as options:
+            self._session.run_with_iobinding(self._binding, options)
         self.length = total
         return logits
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlrt_runtime.errors import PackageError
+from vlrt_runtime.halt import check_halt
 from vlrt_runtime.mil.constants import Constant, Constants
 from vlrt_runtime.mil.ops import RULES
 from vlrt_runtime.mil.steps import READ, UPDATE, WRITE, Function, Reference, Step
@@ -37,6 +38,7 @@ def run(
         return values[reference]
 
     for step in function.steps:
+        check_halt()
         here = f"{where}: {step}"
         if step.kind == READ:
             held = state[str(step.arguments["input"])]

@@ -10,6 +10,7 @@ import pytest
 
 from support.mil import ct, function, mb, save, types
 from vlrt_runtime.errors import InputError, PackageError
+from vlrt_runtime.halt import Halt, Halted
 from vlrt_runtime.mil.program import MilProgram
 
 LENGTH, WIDTH = 6, 4
@@ -204,6 +205,19 @@ def test_every_result_can_be_observed(plain: Path):
     )
     assert [kind for kind, _ in seen] == ["mul", "mul", "cast", "reduce_sum"]
     assert {"squares", "halves", "total"} < {name for _, name in seen}
+
+
+def test_an_interpreted_program_ends_in_the_middle(plain: Path):
+    halt, seen = Halt(), list[str]()
+
+    def hear(kind: str, *_: object) -> None:
+        seen.append(kind)
+        if len(seen) == 2:
+            halt.set()
+
+    with pytest.raises(Halted), halt.over():
+        MilProgram.open(plain).predict({"x": np.zeros((1, 4), np.float16)}, observe=hear)
+    assert seen == ["mul", "mul"]
 
 
 def test_sizes_may_be_free(tmp_path: Path):
