@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from vlrt_export.layers.turned import LARGEST_CODE, hadamard, turning_block
+from vlrt_export.layers.turned import hadamard, turning_block
 from vlrt_export.quantize import quantize, whole_rows
 from vlrt_runtime.cores import usable_cores
+from vlrt_runtime.session import ort, session_options
 
 TOKENS, BLOCK, ROUNDS = 864, 128, 7
 SHAPES = {"qkv": (1280, 3840), "fc1": (1280, 5120), "fc2": (5120, 1280)}
@@ -39,8 +39,7 @@ def graph(nodes: list, weights: dict[str, np.ndarray], k: int, n: int) -> Run:
     model = helper.make_model(
         helper.make_graph(nodes, "g", [x], [y], parts), opset_imports=opsets, ir_version=11
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
+    options = session_options(usable_cores())
     session = ort.InferenceSession(model.SerializeToString(), options)
     return lambda rows: session.run(None, {"x": rows})[0]
 
@@ -74,7 +73,7 @@ def per_token(w: np.ndarray, *, turned: bool = False) -> Run:
             helper.make_node("MatMul", ["blocks", "turn"], ["turned"]),
             helper.make_node("Reshape", ["turned", "whole"], ["rows"]),
         ]
-    codes, weights["s"] = whole_rows(w, LARGEST_CODE if turned else 127)
+    codes, weights["s"] = whole_rows(w)
     weights["b"] = np.ascontiguousarray(codes.T)
     rows = "rows" if turned else "x"
     nodes += [

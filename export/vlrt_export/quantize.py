@@ -164,8 +164,8 @@ def dequantize(quantized: Blocks, *, bits: int, k: int) -> Floats:
     return values.reshape(rows, -1)[:, :k]
 
 
-def whole_rows(rows: Floats, largest: int = 127) -> tuple[NDArray[np.int8], Floats]:
-    """8-bit codes [n, k] up to `largest` and down to minus it, and a scale per row [n]."""
-    scales = np.abs(rows).max(1) / np.float32(largest)
+def whole_rows(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """8-bit codes [n, k], -127 to 127, and a scale per row [n]."""
+    scales = np.abs(rows).max(1) / np.float32(127)
     scales[scales < SMALLEST_SCALE] = 1
     return np.rint(rows / scales[:, None]).astype(np.int8), scales

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlrt_runtime.errors import DeviceError, InputError, PackageError
 from vlrt_runtime.halt import haltable
+from vlrt_runtime.operator_model import operator_model
 
 __all__ = [
     "DEVICES",
@@ -25,7 +26,9 @@ __all__ = [
     "open_session",
     "ort",
     "pick_device",
+    "products_saturate",
     "run_options",
+    "session_options",
 ]
 
 ort: Any = onnxruntime  # it has no types; all of vlrt takes it from here
@@ -106,8 +109,7 @@ def open_session(
     """
     if device == "cuda":
         _preload_libraries()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options(threads)
     options.log_severity_level = 3  # errors; warnings are about choices made on purpose
     for name, value in (entries or {}).items():
         options.add_session_config_entry(name, value)
@@ -132,6 +134,30 @@ def open_session(
             "(nvidia-smi), pip install 'onnxruntime-gpu[cuda,cudnn]', or choose --device cpu"
         )
     return session
+
+
+def session_options(threads: int) -> Any:
+    """Options of a session whose products of 8-bit integers are exact."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    if products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+@cache
+def products_saturate() -> bool:
+    """Whether products of unsigned and signed 8-bit integers come out too small here.
+
+    x86 without VNNI adds pairs of them in 16 bits (VPMADDUBSW). onnxruntime can do better, but
+    would at the cost of speed on processors that need not; so a product tells.
+    """
+    k, n = 64, 16
+    weights = {"w": np.full((k, n), 127, np.int8), "s": np.ones(n, np.float32)}
+    content = operator_model("DynamicQuantizeMatMul", k, weights, {})
+    session = ort.InferenceSession(content, providers=[DEVICES["cpu"][0]])
+    (product,) = session.run(None, {"x": np.ones((n, k), np.float32)})
+    return bool(product.min() < 0.9 * 127 * k)
 
 
 def as_dtype(array: Array, dtype: Any) -> Array:

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from vlrt.bench.matmul import BLOCK, SIDE, blocks, matmul_model, whole_rows
-from vlrt_runtime.session import ort
+from vlrt.bench.matmul import BLOCK, SIDE, blocks, whole_rows
+from vlrt_runtime.operator_model import operator_model
+from vlrt_runtime.session import ort, session_options
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -18,9 +19,9 @@ def test_the_model_written_by_hand_is_onnxs_and_multiplies(bits: int):
     scales = rng.uniform(0.001, 0.01, (SIDE, count)).astype(np.float32)
     packed = levels if bits == 8 else levels[..., ::2] | levels[..., 1::2] << 4
     operator, _, attributes = blocks(bits)
-    content = matmul_model(operator, {"w": packed, "s": scales}, attributes)
+    content = operator_model(operator, SIDE, {"w": packed, "s": scales}, attributes)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(content, session_options(2), providers=["CPUExecutionProvider"])
     x = rng.standard_normal((8, SIDE), np.float32)
     (y,) = session.run(None, {"x": x})
     matrix = (levels.astype(np.float32) - (1 << bits - 1)) * scales[..., None]
@@ -31,9 +32,9 @@ def test_the_model_written_by_hand_is_onnxs_and_multiplies(bits: int):
 
 def test_and_of_whole_rows():
     operator, tensors, attributes = whole_rows()
-    content = matmul_model(operator, tensors, attributes)
+    content = operator_model(operator, SIDE, tensors, attributes)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(content, session_options(2), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((8, SIDE), np.float32)
     (y,) = session.run(None, {"x": x})
     expected = x @ (tensors["w"] * tensors["s"])

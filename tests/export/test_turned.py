@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from scipy.linalg import hadamard
 
 from vlrt_export import graph
 from vlrt_export.layers.base import FLOAT, Layer
-from vlrt_export.layers.turned import LARGEST_CODE, Turned8, turning_block
+from vlrt_export.layers.turned import Turned8, turning_block
 from vlrt_export.quantize import quantize
+from vlrt_runtime.session import ort, products_saturate, session_options
 
 SHAPES = [(5, 64), (96, 128), (31, 1176), (40, 4304), (7, 45), (130, 1280)]
 
@@ -43,7 +45,8 @@ class Alone(Layer):
 
 def product(x: np.ndarray, rows: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     model = ir.to_proto(graph.build(Alone(rows, bias), "g"))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options, providers = session_options(2), ["CPUExecutionProvider"]
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     return session.run(None, {"x": x[None]})[0][0]
 
 
@@ -94,7 +97,7 @@ def test_the_graph_computes_what_the_layer_says(n, k):
 def test_weights_are_turned_and_rounded_to_the_nearest_code(n, k):
     rows = normal(np.random.default_rng(k), n, k, 0.02)
     codes, scales = stored(rows)
-    np.testing.assert_allclose(scales, np.abs(turned(rows)).max(1) / LARGEST_CODE, rtol=1e-5)
+    np.testing.assert_allclose(scales, np.abs(turned(rows)).max(1) / 127, rtol=1e-5)
     assert (np.abs(codes - turned(rows) / scales[:, None]) < 0.5001).all()
 
 
@@ -131,29 +134,18 @@ def test_outliers_cost_less_than_with_blocks(kind, k):
         x[17, 100] = 1000
     exact = x.astype(np.float64) @ rows.T
     ours, blocks = loss(product(x, rows), exact), loss(blockwise(x, rows), exact)
-    # Two roundings of a uniform error: 1/103 of the largest of k weights and 1/255 of the range of
+    # Two roundings of a uniform error: 1/127 of the largest of k weights and 1/255 of the range of
     # k activations, some 3.5 and 7 to 9 deviations wide.
     assert ours < 0.017
     assert ours < blocks or "channels" not in kind
 
 
-def test_processors_whose_products_saturate_lose_nothing_to_speak_of():
-    """Older x86 adds pairs of u8 x s8 in 16 bits (VPMADDUBSW), which may overflow."""
-    rng = np.random.default_rng(2)
-    x, rows = normal(rng, 64, 1280), normal(rng, 64, 1280, 0.02)
-    x[:, ::98] *= 20
-    largest = np.abs(turned(x)).max(1, keepdims=True)
-    unit = turned(x) / largest
-    step = (unit.max() - unit.min()) / 255
-    zero = np.rint(-unit.min() / step)
-    levels = np.clip(np.rint(unit / step) + zero, 0, 255)
-    codes, scales = stored(rows)
-    pairs = (levels[:, None] * codes[None]).reshape(64, 64, -1, 2).sum(-1)
-    shift = zero * codes.sum(1)
-    made = [
-        (p.sum(-1) - shift) * step * scales * largest
-        for p in (pairs, pairs.clip(-(2**15), 2**15 - 1))
-    ]
-    plain, saturated = (loss(each, x @ rows.T) for each in made)
-    assert saturated < 1.25 * plain
-    assert saturated < loss(blockwise(x.astype(np.float32), rows), x @ rows.T)
+def test_products_do_not_saturate():
+    """x86 without VNNI adds pairs of u8 x s8 in 16 bits (VPMADDUBSW) unless it is told not to."""
+    rows, x = np.ones((64, 64), np.float32), np.ones((8, 64), np.float32)
+    rows, x = (each @ hadamard(64).astype(np.float32) / 8 for each in (rows, x))  # ones once turned
+    np.testing.assert_allclose(product(x, rows), 64, rtol=1e-5)
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and platform.machine() == "x86_64":
+        told = flags.read_text()
+        assert products_saturate() == ("avx512_vnni" not in told and "avx_vnni" not in told)

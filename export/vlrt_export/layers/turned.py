@@ -26,9 +26,6 @@ from vlrt_export.weights import Weights
 __all__ = ["Turned8", "hadamard", "turning_block"]
 
 LARGEST_BLOCK = 64  # twice as many would cost twice as much, and spread little further
-# Of weights. Processors without VNNI add pairs of products in 16 bits: with codes up to 127 that
-# triples the error that outliers make, up to 103 it adds a fifth to one that is smaller anyway.
-LARGEST_CODE = 103
 SMALLEST = 1e-20  # what a row of zeros is divided by
 
 
@@ -77,7 +74,7 @@ class Turned8:
 
     def make(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         """Quantised rows."""
-        return whole_rows(self.turned(rows), LARGEST_CODE)
+        return whole_rows(self.turned(rows))
 
     def matmul(self, op: Any, x: Any, bias: Any) -> Any:
         """X Wᵀ + b."""
