@@ -181,17 +181,19 @@ def interruptible(stream: Stream) -> Iterator[str]:
     queue = SimpleQueue[Any]()
     maker = _make_aside(stream, lambda said: queue.put(said) is None)
     try:
-        while True:
-            with suppress(Empty):
-                said = queue.get(timeout=LISTEN)
-                if isinstance(said, BaseException):
-                    raise said
-                if said is None:
-                    return
-                yield said
+        while (said := _heard(queue)) is not None:
+            if isinstance(said, BaseException):
+                raise said
+            yield said
     finally:
         stream.cancel()
         maker.join()
+
+
+def _heard(queue: SimpleQueue[Any]) -> Any:
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=LISTEN)
 
 
 def _make_aside(stream: Stream, put: Callable[[Any], bool]) -> threading.Thread:
