@@ -47,9 +47,7 @@ def best(work: Callable[[], Any], seconds: float) -> float:
     return quickest
 
 
-Product = tuple[
-    str, dict[str, NDArray[Any]], dict[str, int]
-]  # operator, tensors, attributes
+Product = tuple[str, dict[str, NDArray[Any]], dict[str, int]]  # operator, tensors, attributes
 
 
 def blocks(bits: int) -> Product:
