@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnx_ir import DataType, ExternalTensor, Shape
 
 from vlrt_export.checkpoint import DTYPES, Tensor
-from vlrt_export.layers.linear import BLOCK_ELEMENTS
-from vlrt_export.quantize import whole_rows
+from vlrt_export.quantize import PORTION, whole_rows
 from vlrt_export.weights import Table
 from vlrt_export.writer import ALIGNMENT, Unit
 
@@ -89,7 +88,7 @@ class EmbeddingFile:
     def units(self) -> Iterator[Unit]:
         """The blocks of rows to make."""
         rows, width = self.tensor.shape
-        step = max(1, BLOCK_ELEMENTS // width)
+        step = max(1, PORTION // width)
         for start in range(0, rows, step):
             yield Unit(self.tensor, start, min(rows, start + step), self._placed(start))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlrt_export.atomic import atomic_folder, check_target, sync
+from vlrt_export.atomic import atomic_folder, check_target
 from vlrt_export.calibrate import Prompts, collect
 from vlrt_export.families import family_of
 from vlrt_export.formats import writer_for
@@ -127,7 +127,4 @@ def export(
             factors = collect(scratch, calibrate(scratch), seen, scratch / "factors", report)
         job = Job(checkpoint, family, plan, embedding, folder, factors, lowering, writer)
         job.package(name or place.name, found, report, without=scratch)
-        for path in folder.rglob("*"):
-            if path.is_file():
-                sync(path)
     return place

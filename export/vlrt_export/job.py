@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from vlrt_export import assets, graph
+from vlrt_export.atomic import sync
 from vlrt_export.checkpoint import Checkpoint
 from vlrt_export.embedding import EmbeddingFile
 from vlrt_export.families import Family
@@ -109,8 +111,14 @@ class Job:
         self.write(report)
         if without is not None:
             shutil.rmtree(without, ignore_errors=True)
-        manifest = self.manifest(name, source)
-        (self.folder / MANIFEST).write_bytes(manifest.to_json())
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        with ThreadPoolExecutor() as pool:
+            synced = pool.map(sync, files)  # the disk is busy while digests are computed
+            manifest = self.manifest(name, source)
+            list(synced)
+        place = self.folder / MANIFEST
+        place.write_bytes(manifest.to_json())
+        sync(place)
         return read_manifest(self.folder)  # as the runtime will
 
     def write(self, report: Progress) -> None:
@@ -146,13 +154,13 @@ class Job:
         rows, width = self.embedding.tensor.shape
         files = self.checkpoint.files
         unknown = {key: path for key, path in files.items() if key not in source.digests}
-        digests = dict(source.digests) | sha256_files(unknown)
         entries = {
             path.relative_to(self.folder).as_posix(): path
             for path in self.folder.rglob("*")
             if path.is_file()
         }
-        hashes = sha256_files(entries)
+        hashes = sha256_files([*unknown.values(), *entries.values()])
+        digests = source.digests | {key: hashes[path] for key, path in unknown.items()}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             vlrt_version=__version__,
@@ -169,7 +177,7 @@ class Job:
             text=dict(self.runtime.text),
             generation=self.generation,
             files={
-                key: FileEntry(path.stat().st_size, hashes[key])
+                key: FileEntry(path.stat().st_size, hashes[path])
                 for key, path in sorted(entries.items())
             },
         )

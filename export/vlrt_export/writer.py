@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
+from threadpoolctl import threadpool_limits
 
 from vlrt_export.checkpoint import Checkpoint, Tensor
 from vlrt_export.layers.base import parameter_shape
@@ -167,7 +168,8 @@ def run_units(
                     progress(rows.size * unit.tensor.dtype.itemsize)
 
     cores = usable_cores()  # one thread each
-    with ThreadPoolExecutor(cores) as pool:
+    # numpy's matrix products would be split among all cores, by each thread.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as pool:
         futures = [pool.submit(work) for _ in range(cores)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)

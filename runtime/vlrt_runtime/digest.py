@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,10 +14,11 @@ __all__ = ["sha256_files"]
 CHUNK = 1 << 20  # bytes read at a time
 
 
-def sha256_files(files: Mapping[str, Path]) -> dict[str, str]:
-    """Hexadecimal digests by the names given; as many files at a time as there are cores."""
+def sha256_files(files: Iterable[Path]) -> dict[Path, str]:
+    """Hexadecimal digests; as many files at a time as there are cores, the largest first."""
+    ordered = sorted(files, key=lambda path: path.stat().st_size, reverse=True)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+        return dict(zip(ordered, pool.map(_sha256, ordered), strict=True))
 
 
 def _sha256(path: Path) -> str:

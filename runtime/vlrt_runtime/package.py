@@ -93,9 +93,10 @@ class Package:
 
     def damaged_files(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's. Reads all of them."""
-        entries = self.manifest.files
-        found = sha256_files({name: self.folder / name for name in entries})
-        return [name for name, entry in entries.items() if found[name] != entry.sha256]
+        entries = {self.folder / name: name for name in self.manifest.files}
+        found = sha256_files(entries)
+        files = self.manifest.files
+        return [name for path, name in entries.items() if found[path] != files[name].sha256]
 
     def _check_sizes(self) -> None:
         sizes = {

@@ -45,7 +45,7 @@ def write(folder: Path, values: np.ndarray, precision: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 24 * 5)
+    monkeypatch.setattr(module, "PORTION", 24 * 5)
 
 
 @pytest.mark.parametrize("precision", ["source", "fp32", "fp16", "int8"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlrt_export import exporter, job, writer
+from vlrt_export import job, writer
 from vlrt_export.exporter import export
 from vlrt_runtime.errors import StorageError
 
@@ -32,7 +32,7 @@ def no_space(*_: object, **__: object) -> None:
         (writer, "_write_all"),
         (job.assets, "copy_assets"),
         (job.ir, "save"),
-        (exporter, "sync"),
+        (job, "sync"),
     ],
 )
 def test_a_disk_that_fills_up(small_qwen2_vl, tmp_path, monkeypatch, module, function):

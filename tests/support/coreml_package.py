@@ -180,9 +180,9 @@ def make_package(
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
-    digests = sha256_files(paths)
+    digests = sha256_files(paths.values())
     manifest["files"] = {
-        name: {"size": path.stat().st_size, "sha256": digests[name]} for name, path in paths.items()
+        name: {"size": path.stat().st_size, "sha256": digests[path]} for name, path in paths.items()
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     return folder, made

@@ -82,7 +82,7 @@ def finish(row: Row, machine: dict[str, float]) -> None:
     """Adds what follows from the package and the samples: components, limits, warnings."""
     package = Package.open(row.case.package)
     manifest = package.manifest
-    row.package_sha256 = sha256_files({MANIFEST: package.path(MANIFEST)})[MANIFEST]
+    (row.package_sha256,) = sha256_files([package.path(MANIFEST)]).values()
     for name, graph in manifest.graphs.items():
         files = (e.size for n, e in manifest.files.items() if n.startswith(graph.file))
         row.components[name] = {

@@ -43,5 +43,6 @@ def _current(target: Path) -> bool:
         manifest = read_manifest(target)
     except (PackageNotFoundError, PackageError):
         return False
-    weights = sha256_files({path.name: path for path in CHECKPOINT.glob("*.safetensors")})
-    return manifest.vlrt_version == __version__ and weights.items() <= manifest.source.files.items()
+    weights = sha256_files(CHECKPOINT.glob("*.safetensors"))
+    known = all(manifest.source.files.get(path.name) == it for path, it in weights.items())
+    return known and manifest.vlrt_version == __version__

@@ -15,7 +15,7 @@ from onnxscript import nn
 
 from vlrt_export.layers.base import cast, contrib, stored
 from vlrt_export.layers.integers import Integers
-from vlrt_export.quantize import SMALLEST_SCALE
+from vlrt_export.quantize import PORTION, SMALLEST_SCALE
 from vlrt_export.weights import Weights
 
 __all__ = ["Codes4", "Codes8", "Rows8"]
@@ -73,7 +73,7 @@ class Codes4(Codes):
 class Rows8:
     """8 bits with a scale per row, and none where zero is: all that the Neural Engine knows."""
 
-    elements = 1 << 17
+    elements = PORTION
     columns: tuple[str, ...] = ()
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:

@@ -14,11 +14,10 @@ from vlrt_export.layers.base import FLOAT, Layer, cast, contrib, stored
 from vlrt_export.layers.codes import Codes4, Codes8, Rows8
 from vlrt_export.layers.integers import Integers
 from vlrt_export.layers.turned import Turned8
+from vlrt_export.quantize import PORTION
 from vlrt_export.weights import Weights
 
 __all__ = ["Linear", "language_head"]
-
-BLOCK_ELEMENTS = 1 << 17  # weights copied at a time
 
 
 class Linear(Layer):
@@ -83,7 +82,7 @@ class Plain:
     """float32, in the checkpoint's layout: FusedMatMul transposes at full speed."""
 
     dtype = FLOAT
-    elements = BLOCK_ELEMENTS
+    elements = PORTION
     columns: tuple[str, ...] = ()
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:

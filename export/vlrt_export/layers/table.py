@@ -10,7 +10,8 @@ from typing import Any
 from onnxscript import nn
 
 from vlrt_export.layers.base import FLOAT, Layer, cast
-from vlrt_export.layers.linear import BLOCK_ELEMENTS, Half, Plain
+from vlrt_export.layers.linear import Half, Plain
+from vlrt_export.quantize import PORTION
 from vlrt_export.weights import Weights
 
 __all__ = ["Table"]
@@ -31,7 +32,7 @@ class Table(Layer):
         kind = Plain if weights.precision.kind == "fp32" else Half
         self.weight = nn.Parameter([rows, *shape], kind.dtype)
         storage = kind(weights, pieces.rows, width)
-        self.fill([pieces], [self.weight], storage.make, max(1, BLOCK_ELEMENTS // width))
+        self.fill([pieces], [self.weight], storage.make, max(1, PORTION // width))
 
     def forward(self, op: Any, index: Any) -> Any:
         """Index int64 [1] -> float32 [1, *shape]."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxscript import nn
 
 from vlrt_export.layers.base import contrib
-from vlrt_export.quantize import whole_rows
+from vlrt_export.quantize import PORTION, whole_rows
 from vlrt_export.weights import Weights
 
 __all__ = ["Turned8", "hadamard", "turning_block"]
@@ -58,7 +58,7 @@ def turn(op: Any, size: int) -> ir.Value:
 class Turned8:
     """8 bits with a scale per row; activations are turned and take 8 bits, a scale each row."""
 
-    elements = 1 << 17
+    elements = PORTION
     columns = ("weight",)  # stored [k, n], as onnxruntime multiplies
 
     def __init__(self, weights: Weights, n: int, k: int) -> None:

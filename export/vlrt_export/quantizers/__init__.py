@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlrt_export.quantize import Blocks, quantize, round_plainly
+from vlrt_export.quantize import PORTION, Blocks, quantize, round_plainly
 from vlrt_export.quantizers import gptq, hqq
 
 __all__ = ["DEFAULT", "QUANTIZERS", "Quantizer"]
@@ -27,7 +27,7 @@ class Quantizer:
     """
 
     make: Callable[..., Blocks]
-    elements: int = 1 << 17  # what they need stays in the cache of a core
+    elements: int = PORTION
     calibrated: bool = False
 
 

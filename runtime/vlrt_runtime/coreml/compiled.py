@@ -26,13 +26,9 @@ def compiled(path: Path, compile_program: Callable[[Path], Path]) -> Path:
         path: the `.mlpackage`.
         compile_program: compiles it to a temporary folder, which is moved away from there.
     """
-    files = {
-        file.relative_to(path).as_posix(): file
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    digests = sha256_files(files)
-    identity = "\n".join([platform.mac_ver()[0], *(f"{k} {v}" for k, v in digests.items())])
+    digests = sha256_files(file for file in path.rglob("*") if file.is_file())
+    files = sorted((file.relative_to(path).as_posix(), digests[file]) for file in digests)
+    identity = "\n".join([platform.mac_ver()[0], *(f"{name} {it}" for name, it in files)])
     store = user_folder() / "coreml"
     kept = store / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.mlmodelc"
     if kept.is_dir():
