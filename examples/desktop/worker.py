@@ -64,7 +64,7 @@ class Worker(QThread):
         self._jobs.put(partial(self._answer, self._stream))
 
     def stop(self) -> None:
-        """Ends the answer within a token."""
+        """Ends the answer within a token, or an operator of the encoder."""
         if self._stream is not None:
             self._stream.cancel()
 

@@ -57,7 +57,7 @@ class _Job:
             self.emit(error)
 
     def cancel(self) -> None:
-        """From any thread; effective within a token or a stage."""
+        """From any thread; effective within a token, or an operator of a graph."""
         self.cancelled.set()
         if self.stream is not None:
             self.stream.cancel()
