@@ -23,7 +23,6 @@ from vlrt_runtime.session import ort
 from vlrt_runtime.version import __version__
 
 __all__ = [
-    "Energy",
     "cpu_model",
     "drop_cache",
     "environment",
@@ -32,8 +31,6 @@ __all__ = [
     "private_memory",
     "probe",
 ]
-
-POWERCAP = Path("/sys/class/powercap")
 
 
 def environment() -> dict[str, Any]:
@@ -114,27 +111,6 @@ def mhz() -> float | None:
         text = _read(Path("/proc/cpuinfo")) or ""
         found = [float(s.split(":")[1]) for s in text.splitlines() if s.startswith("cpu MHz")]
     return sum(found) / len(found) if found else None
-
-
-class Energy:
-    """Joules since it was made, by RAPL's package domains; None where they cannot be read."""
-
-    def __init__(self) -> None:
-        self._start = self._counters()
-
-    def joules(self) -> float | None:
-        """A counter that has wrapped is set right by its range."""
-        spent = 0.0
-        for domain, now in self._counters().items():
-            before = self._start.get(domain, now)
-            wrapped = int(_read(domain / "max_energy_range_uj") or 0) if now < before else 0
-            spent += now - before + wrapped
-        return spent / 1e6 if self._start else None
-
-    @staticmethod
-    def _counters() -> dict[Path, int]:
-        domains = [d for d in POWERCAP.glob("intel-rapl:*") if d.name.count(":") == 1]
-        return {d: int(text) for d in domains if (text := _read(d / "energy_uj"))}
 
 
 def gpu_memory() -> int | None:

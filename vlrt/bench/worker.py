@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from vlrt.bench.answer import Made, answer
-from vlrt.bench.machine import Energy, drop_cache, gpu_memory, mhz, private_memory
+from vlrt.bench.energy import Energy
+from vlrt.bench.machine import drop_cache, gpu_memory, mhz, private_memory
 from vlrt.bench.plan import ANOTHER, NONE, picture_bytes, prompt_of
 from vlrt.bench.record import Case
 from vlrt.bench.repeat import Rule, repeat
@@ -92,12 +93,12 @@ def _runs(task: Task) -> None:
     started = time.perf_counter()
 
     def once() -> dict[str, float]:
-        energy = Energy()
-        made = ask()
+        with Energy(model.device) as energy:
+            made = ask()
         if _digest(made) != digest:
             _tell(note="two runs gave different ids: greedy decoding should not")
         run = msgspec.structs.replace(
-            made.run, at=made.run.at - started, mhz=mhz(), joules=energy.joules()
+            made.run, at=made.run.at - started, mhz=mhz(), joules=energy.joules
         )
         _tell(run=msgspec.to_builtins(run))
         return made.run.stages
