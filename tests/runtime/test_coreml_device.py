@@ -7,6 +7,7 @@ that there is scripts/macos_smoke.py.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ Mac = FakeCoreML | FakeNative
 def mac(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mac:
     """A Mac where Core ML is to be had by pyobjc, or by coremltools alone."""
     monkeypatch.setenv("VLRT_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where compilers put what they make
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(
         "vlrt_runtime.coreml.find_spec", lambda name: None if name != request.param else name

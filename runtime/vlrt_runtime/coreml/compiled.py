@@ -19,12 +19,13 @@ from vlrt_runtime.package import user_folder
 __all__ = ["compiled", "interfaces"]
 
 
-def compiled(path: Path, compile_program: Callable[[Path], Path]) -> Path:
+def compiled(path: Path, compile_program: Callable[[Path, Path], Path]) -> Path:
     """The `.mlmodelc` of an `.mlpackage`: compiled once for its content and this macOS.
 
     Args:
         path: the `.mlpackage`.
-        compile_program: compiles it to a temporary folder, which is moved away from there.
+        compile_program: compiles it, into the folder given if it can choose; what it made is moved
+            away from wherever that is.
     """
     digests = sha256_files(file for file in path.rglob("*") if file.is_file())
     files = sorted((file.relative_to(path).as_posix(), digests[file]) for file in digests)
@@ -33,12 +34,11 @@ def compiled(path: Path, compile_program: Callable[[Path], Path]) -> Path:
     kept = store / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.mlmodelc"
     if kept.is_dir():
         return kept
-    made = compile_program(path)
     store.mkdir(parents=True, exist_ok=True)
     # Beside its place first, then renamed: another process may be doing the same.
     with tempfile.TemporaryDirectory(dir=store, prefix=".compiling-") as beside:
         moved = Path(beside) / kept.name
-        shutil.move(made, moved)
+        shutil.move(compile_program(path, Path(beside)), moved)
         try:
             os.rename(moved, kept)  # noqa: PTH104  to fail where it is there: never to replace it
         except OSError:

@@ -82,7 +82,7 @@ class ObjCProgram(CoreMLProgram):
         self._check(model, error, f"does not load {function or 'it'!r}")
         return model
 
-    def _compile(self, path: Path) -> Path:
+    def _compile(self, path: Path, _: Path) -> Path:
         url, error = self._coreml.MLModel.compileModelAtURL_error_(self._url(path), None)
         self._check(url, error, "does not compile it")
         return Path(str(url.path()))

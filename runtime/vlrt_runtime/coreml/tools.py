@@ -7,7 +7,6 @@ Sources: coremltools 9.0's `models.CompiledMLModel`, `models.model.MLState` and
 from __future__ import annotations
 
 import shutil
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,11 @@ class ToolsProgram(CoreMLProgram):
         except RuntimeError as error:
             raise self._refused(f"does not load {function or 'it'!r}", error) from error
 
-    def _compile(self, path: Path) -> Path:
+    def _compile(self, path: Path, folder: Path) -> Path:
         try:
             made = Path(self._tools.models.utils.compile_model(str(path)))
         except RuntimeError as error:
             raise self._refused("does not compile it", error) from error
-        # It goes away with the process otherwise; the copy is moved into the cache.
-        copy = Path(tempfile.mkdtemp()) / made.name
+        copy = folder / made.name  # the one that was made goes away with the process
         shutil.copytree(made, copy)
         return copy
