@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ import pytest
 from vlrt.bench.compare import compare, fraction, remarks
 from vlrt.bench.record import SCHEMA_VERSION, Case, Record, Row, Run, read_record
 from vlrt.bench.report import as_html
-from vlrt.bench.svg import dots
+from vlrt.bench.svg import dots, line
 from vlrt.bench.sweep import encode_fit, findings, recommended_threads
 from vlrt.bench.table import as_csv, as_markdown
 from vlrt.cli import main
@@ -225,3 +226,17 @@ def test_the_page_opens_in_chromium_without_a_word(tmp_path: Path):
 def test_rows_survive_msgspec():
     row = made_row()
     assert msgspec.convert(msgspec.to_builtins(row), Row) == row
+
+
+@pytest.mark.parametrize(
+    ("largest", "marks"),
+    [
+        (37.2, ["0", "10", "20", "30", "40"]),
+        (537, ["0", "150", "300", "450", "600"]),
+        (1955, ["0", "500", "1,000", "1,500", "2,000"]),
+        (0.4, ["0", "0.1", "0.2", "0.3", "0.4"]),
+    ],
+)
+def test_axes_end_at_short_numbers(largest: float, marks: list[str]):
+    drawn = line([("a", [(0, largest / 2), (1, largest)])], "s")
+    assert re.findall(r'text-anchor="end"[^>]*>([^<]+)<', drawn)[: len(marks)] == marks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import expm1, log
+from math import expm1, floor, log, log10
 from statistics import median
 
 __all__ = ["dots", "gauge", "line", "stacked"]
@@ -63,13 +63,13 @@ def line(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_unit: st
     """Curves over a common x, y from zero: (label, [(x, y)])."""
     points = [p for _, values in series for p in values]
     right = max((x for x, _ in points), default=1.0) or 1.0
-    top = 1.1 * max((y for _, y in points), default=1.0) or 1.0
+    top = _round_top(max((y for _, y in points), default=1.0) or 1.0)
     height, left = 220, 72
     body: list[str] = []
     for k in range(5):
         y = height - height * k / 4
         body.append(f'<line class="axis" x1="{left}" x2="{WIDTH}" y1="{y}" y2="{y}"/>')
-        body.append(_text(left - 6, min(height, y + 4) or 10, f"{top * k / 4:.3g}", "end", "small"))
+        body.append(_text(left - 6, min(height, y + 4) or 10, _number(top * k / 4), "end", "small"))
     for k, (label, values) in enumerate(series):
         path = " ".join(
             f"{left + (WIDTH - left) * x / right:.1f},{height - height * y / top:.1f}"
@@ -96,6 +96,14 @@ def gauge(label: str, share: float) -> str:
         f'<rect class="c1" x="0" y="27" width="{width:.1f}" height="12"/>',
     ]
     return _svg(46, body, label)
+
+
+def _round_top(largest: float) -> float:
+    """The end of an axis whose four equal parts end at short numbers."""
+    power = 10.0 ** floor(log10(largest / 4))
+    return 4 * next(
+        n * power for n in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if 4 * n * power >= largest
+    )
 
 
 def _number(value: float) -> str:
