@@ -20,7 +20,7 @@ class Halt:
     """Whether something is to end, and what ends that which runs now."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may set it at any moment
         self._set = False
         self._end: Callable[[], None] | None = None
 
@@ -53,10 +53,10 @@ class Halt:
     @contextmanager
     def ends(self, end: Callable[[], None]) -> Generator[None]:
         """Within, `set` calls `end`, and whatever fails after it failed because of it."""
-        with self._lock:
-            self.check()
-            self._end = end
         try:
+            with self._lock:
+                self._end = end
+                self.check()
             yield
         except Exception as error:
             if self._set:

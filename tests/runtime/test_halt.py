@@ -89,6 +89,19 @@ def test_what_was_halted_before_does_not_begin(endless: Graph):
     check_halt()  # outside of it nothing ends
 
 
+def test_a_handler_of_a_signal_may_halt_at_any_moment(endless: Graph):
+    """It runs in the thread that computes, between any two of its instructions."""
+    halt = Halt()
+    before = signal.signal(signal.SIGINT, lambda *_: halt.set())
+    try:
+        with halt._lock:  # pyright: ignore[reportPrivateUsage]
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Halted), halt.over():
+            endless({"x": np.ones(1, np.float32)})
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_run_that_fails_by_itself_says_so():
     halt = Halt()
     with pytest.raises(ValueError, match="by itself"), halt.over(), run_options():
