@@ -122,7 +122,8 @@ def export(
             rough = precision_plan(family.graphs, precision="int8", target=in_blocks)
             scratch.mkdir()
             job = Job(checkpoint, family, rough, embedding, scratch, {})
-            found = replace(found, digests=job.package(place.name, found, report).source.files)
+            made = job.package(place.name, found, report, lasting=False)
+            found = replace(found, digests=made.source.files)
             seen = [key for key, part in plan.items() if QUANTIZERS[part.quantizer].calibrated]
             factors = collect(scratch, calibrate(scratch), seen, scratch / "factors", report)
         job = Job(checkpoint, family, plan, embedding, folder, factors, lowering, writer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -104,21 +104,32 @@ class Job:
         assert not empty, f"{name}: parameters that nothing fills: {shortlist(empty)}"
 
     def package(
-        self, name: str, source: Source, report: Progress, without: Path | None = None
+        self,
+        name: str,
+        source: Source,
+        report: Progress,
+        *,
+        without: Path | None = None,
+        lasting: bool = True,
     ) -> Manifest:
-        """Makes every file; `without` is removed on the way, when weights have been made."""
+        """Makes every file, on the disk itself where it is `lasting`.
+
+        `without` is removed on the way, when weights have been made.
+        """
         assets.copy_assets(self.checkpoint, self.folder, template=self.family.chat_template)
         self.write(report)
         if without is not None:
             shutil.rmtree(without, ignore_errors=True)
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         with ThreadPoolExecutor() as pool:
-            synced = pool.map(sync, files)  # the disk is busy while digests are computed
-            manifest = self.manifest(name, source)
+            # The disk is busy while digests are computed.
+            synced = pool.map(sync, files if lasting else ())
+            manifest = self.manifest(name, source, files)
             list(synced)
         place = self.folder / MANIFEST
         place.write_bytes(manifest.to_json())
-        sync(place)
+        if lasting:
+            sync(place)
         return read_manifest(self.folder)  # as the runtime will
 
     def write(self, report: Progress) -> None:
@@ -149,16 +160,12 @@ class Job:
             file.write(self.embedding.head)
         self.writer.write(self.planned())
 
-    def manifest(self, name: str, source: Source) -> Manifest:
-        """What the package says of itself."""
+    def manifest(self, name: str, source: Source, made: Iterable[Path]) -> Manifest:
+        """What the package says of itself and of the files that were made."""
         rows, width = self.embedding.tensor.shape
         files = self.checkpoint.files
         unknown = {key: path for key, path in files.items() if key not in source.digests}
-        entries = {
-            path.relative_to(self.folder).as_posix(): path
-            for path in self.folder.rglob("*")
-            if path.is_file()
-        }
+        entries = {path.relative_to(self.folder).as_posix(): path for path in made}
         hashes = sha256_files([*unknown.values(), *entries.values()])
         digests = source.digests | {key: hashes[path] for key, path in unknown.items()}
         manifest = Manifest(
