@@ -93,10 +93,9 @@ class Package:
 
     def damaged_files(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's. Reads all of them."""
-        entries = {self.folder / name: name for name in self.manifest.files}
-        found = sha256_files(entries)
         files = self.manifest.files
-        return [name for path, name in entries.items() if found[path] != files[name].sha256]
+        found = sha256_files(self.folder / name for name in files)
+        return [name for name, it in files.items() if found[self.folder / name] != it.sha256]
 
     def _check_sizes(self) -> None:
         sizes = {
